@@ -1,0 +1,1 @@
+"""The Kedro project: wires the library's functions to files, parameters and the logbook."""

@@ -1,0 +1,45 @@
+"""Reads `conf/`: a method's own settings, and `${experiment:}` and `${recipe:}` in paths."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from omegaconf import OmegaConf
+
+from pipelines.experiment import automatic_name, experiment_name
+
+
+class ExperimentConfigLoader(OmegaConfigLoader):
+    """Kedro's loader with two more resolvers, whose values come from the parameters.
+
+    `${experiment:}` is the experiment's name, so that two experiments never overwrite each other.
+    `${recipe:}` is the automatic one also when a name was given: a work folder is continued by the
+    same recipe only.
+    """
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        """The merged configuration `key` (`catalog`, `parameters`, ...) of base and environment."""
+        if key == "parameters":
+            return _with_method_settings(super().__getitem__(key))
+        if key == "catalog":
+            params = self["parameters"]
+            # OmegaConf's resolvers belong to the process, so each loader puts its own in place.
+            for word, name in (("experiment", experiment_name), ("recipe", automatic_name)):
+                value = name(params)
+                OmegaConf.register_new_resolver(word, lambda value=value: value, replace=True)
+        return super().__getitem__(key)
+
+
+def _with_method_settings(params: dict[str, Any]) -> dict[str, Any]:
+    """Put `methods.<name>` under the chosen `pretrain.method`, whose own keys win.
+
+    Methods have different keys, so that the settings of one cannot stand where another is chosen.
+    """
+    rest = {key: value for key, value in params.items() if key != "methods"}
+    pretrain = rest.get("pretrain")
+    method = pretrain.get("method") if isinstance(pretrain, Mapping) else None
+    if not isinstance(method, Mapping):
+        return rest
+    settings = (params.get("methods") or {}).get(method.get("name")) or {}
+    merged = OmegaConf.to_container(OmegaConf.merge(settings, method))
+    return {**rest, "pretrain": {**pretrain, "method": merged}}

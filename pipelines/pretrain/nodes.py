@@ -1,0 +1,32 @@
+"""From packed pixels and crop boxes to an encoder: the stage that takes the time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines import tracking
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from contramask.boxes.box_set import BoxSet
+    from contramask.data.store import Store
+    from contramask.models.bundle import EncoderBundle
+    from contramask.results import RunInfo, StageOutput
+    from contramask.train.device import LaunchConfig
+    from contramask.train.pretrain import PretrainConfig
+
+
+def pretrain_encoder(
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    run: RunInfo,
+    launch: LaunchConfig,
+    work: Path,
+) -> tuple[EncoderBundle, StageOutput]:
+    """Train one encoder without labels; an interrupted training continues from `work`."""
+    from contramask.train.pretrain import pretrain
+
+    result = pretrain(store, boxes, config, run, launch, work, tracking.current())
+    return result.bundle, result.output

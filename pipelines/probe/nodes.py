@@ -1,0 +1,23 @@
+"""What the frozen features know: nearest neighbours and linear classifiers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines import tracking
+
+if TYPE_CHECKING:
+    from contramask.data.store import Store
+    from contramask.models.bundle import EncoderBundle
+    from contramask.results import StageOutput
+    from contramask.train.device import LaunchConfig
+    from contramask.transfer.probe import ProbeConfig
+
+
+def probe_encoder(
+    encoder: EncoderBundle, store: Store, config: ProbeConfig, launch: LaunchConfig
+) -> StageOutput:
+    """Score the frozen encoder, and the same network untrained, on labelled images."""
+    from contramask.transfer.probe import run_probe
+
+    return run_probe(encoder, store, config, launch, tracking.current())

@@ -1,0 +1,19 @@
+"""What the frozen features know: nearest neighbours and linear classifiers."""
+
+from kedro.pipeline import Node, Pipeline
+
+from pipelines.probe.nodes import probe_encoder
+
+
+def create_pipeline() -> Pipeline:
+    """The stage's one node, wired to the catalog."""
+    return Pipeline(
+        [
+            Node(
+                probe_encoder,
+                inputs=["encoder", "store", "params:probe", "params:launch"],
+                outputs="probe_output",
+                name="probe_encoder",
+            )
+        ]
+    )

@@ -1,0 +1,24 @@
+"""Kedro's settings. Imports nothing heavy: every `kedro` command reads this file first."""
+
+import os
+
+# Before torch, albumentations and mlflow are imported: they read these once.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads halve shared machines
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+from pipelines.hooks import ClosingHooks, ParameterHooks, TrackingHooks
+from pipelines.loader import ExperimentConfigLoader
+
+HOOKS = (ParameterHooks(), TrackingHooks(), ClosingHooks())
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")
+
+CONFIG_LOADER_CLASS = ExperimentConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "config_patterns": {"mlflow": ["mlflow*"]},
+    # Kedro's default drops every neighbour of a key that an environment changes.
+    "merge_strategy": dict.fromkeys(("parameters", "catalog", "globals", "mlflow"), "soft"),
+}

@@ -1,0 +1,201 @@
+"""Builds the data set of an experiment: read, decode, check, pack, describe."""
+
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from contramask.data.config import DatasetConfig
+from contramask.data.index import data_card, index_row, index_table, problem_table
+from contramask.data.packing import SplitWriter
+from contramask.data.prepare import Prepared, prepare
+from contramask.data.readers import READERS
+from contramask.data.record import SPLITS, Source
+from contramask.data.sheet import contact_sheet
+from contramask.data.store import SCHEMA, Store, content_hash
+from contramask.progress import track
+
+#: Fewer unreadable images than this never stop a run, however small the folder is.
+TOLERATED_PROBLEMS = 20
+_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+_TASK = 8  # images a thread prepares at a time
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuiltDataset:
+    """The packed images and everything to be said about them.
+
+    `index` has one row an image, `problems` one a skipped or converted image (`INDEX_COLUMNS`,
+    `PROBLEM_COLUMNS` of `contramask.data.index`); `contact_sheet` is uint8 (rows, cols, 3).
+    `store.write(folder)` moves the store out of the working folder.
+    """
+
+    index: pd.DataFrame
+    problems: pd.DataFrame
+    card: dict[str, Any]
+    store: Store
+    contact_sheet: np.ndarray
+
+
+def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
+    """Read the configured source and pack it into a store under `work`.
+
+    Unreadable images are skipped and listed. Raises `ValueError` when the source is missing or
+    empty, when no train image is left, or when at least 20 images *and* more than
+    `max_problem_share` of all are unreadable.
+    """
+    began = time.perf_counter()
+    source = READERS[config.source](config)
+    folder = Path(work) / "store"
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
+    folder.mkdir(parents=True)
+    bytes_a_pixel = 4 if source.semantic_classes else 3
+    _check_room(folder, len(source.records) * config.image_size**2 * bytes_a_pixel)
+    rows, writers = _pack(config, source, folder)
+    index = index_table(rows)
+    counts = {name: writer.finish() for name, writer in writers.items()}
+    _check_train(counts, index)
+    manifest = _manifest(config, source, counts, writers)
+    manifest["data_hash"] = content_hash(folder, manifest)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    store = Store.read_draft(folder)
+    card = data_card(index, manifest, source.facts)
+    sheet = contact_sheet(store["train"].images, config.seed)
+    seconds = time.perf_counter() - began
+    _log.info(
+        "%s: %d images in %.1f s (%.0f images/s), %d skipped, %d converted",
+        *(source.name, len(index), seconds, len(index) / seconds),
+        *(card["unreadable"], card["converted"]),
+    )
+    return BuiltDataset(index, problem_table(index), card, store, sheet)
+
+
+def _pack(
+    config: DatasetConfig, source: Source, folder: Path
+) -> tuple[list[tuple[Any, ...]], dict[str, SplitWriter]]:
+    writers: dict[str, SplitWriter] = {
+        name: SplitWriter(
+            *(folder / name, source.splits.count(name), config.image_size),
+            has_semantic=bool(source.semantic_classes),
+            has_instances=bool(source.instance_classes),
+        )
+        for name in SPLITS
+        if source.splits.count(name)
+    }
+    rows = []
+    skipped: list[Prepared] = []
+    total = len(source.records)
+    for image in track(_prepared(config, source), f"reading {source.name}", total):
+        rows.append(index_row(image, source.classes))
+        if image.facts is None:
+            skipped.append(image)
+            _check_problems(config, skipped, total)
+        else:
+            writers[image.split].add(image)
+    return rows, writers
+
+
+def _prepared(config: DatasetConfig, source: Source) -> Iterator[Prepared]:
+    """All images in the source's order, prepared by threads that run a little ahead."""
+    workers = config.workers or os.cpu_count() or 1
+
+    def task(start: int) -> list[Prepared]:
+        stop = min(start + _TASK, len(source.records))
+        return [
+            prepare(source.records[i], source.splits[i], config.image_size)
+            for i in range(start, stop)
+        ]
+
+    pending: deque[Future[list[Prepared]]] = deque()
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        # Pillow's own warnings (large image, odd EXIF) would name no file; our table does.
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        for start in range(0, len(source.records), _TASK):
+            pending.append(pool.submit(task, start))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+
+def _check_problems(config: DatasetConfig, skipped: list[Prepared], total: int) -> None:
+    allowed = config.max_problem_share * total
+    if len(skipped) < TOLERATED_PROBLEMS or len(skipped) <= allowed:
+        return
+    listing = _listing((image.id, image.problem) for image in skipped)
+    raise ValueError(
+        f"{len(skipped)} of {total} images cannot be used so far, more than the allowed share"
+        f" {config.max_problem_share:g}; repair or remove them, or raise"
+        f" dataset.max_problem_share. The first ones:\n{listing}"
+    )
+
+
+def _listing(named: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"  - {name} {problem}" for name, problem in list(named)[:5])
+
+
+def _check_train(counts: dict[str, int], index: pd.DataFrame) -> None:
+    if counts.get("train"):
+        return
+    bad = index[~index["ok"]]
+    listing = _listing(zip(bad["id"], bad["problem"], strict=True))
+    raise ValueError(
+        f"no readable train image is left of the {len(index)} given; give at least one (and see"
+        f" dataset.val_fraction, dataset.limit). The first that could not be used:\n{listing}"
+    )
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    # A memory-mapped file on a full disk ends the process without a word.
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"the store needs {needed / 1e9:.1f} GB under {folder} and {free / 1e9:.1f} GB are"
+            " free; free some, or lower dataset.limit or dataset.image_size"
+        )
+
+
+def _manifest(
+    config: DatasetConfig, source: Source, counts: dict[str, int], writers: dict[str, SplitWriter]
+) -> dict[str, Any]:
+    measured = _mean_std(writers["train"].histogram)
+    mean_used, std_used = _IMAGENET if config.normalize == "imagenet" else measured
+    return {
+        "schema": SCHEMA,
+        "name": source.name,
+        "image_size": [config.image_size, config.image_size],
+        "channels": 3,
+        "mean": list(mean_used),
+        "std": list(std_used),
+        "classes": source.classes,
+        "semantic_classes": source.semantic_classes,
+        "instance_classes": source.instance_classes,
+        "instance_masks": bool(source.facts.get("instance_masks", False)),
+        "splits": {name: count for name, count in counts.items() if count},
+    }
+
+
+def _mean_std(histogram: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and std of each channel in [0, 1] from counts (C, 256), exact before rounding."""
+    values = np.arange(256) / 255
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
+    # One grey level at least: images of a single colour must not divide by zero.
+    std = np.maximum(np.sqrt(variance), 1 / 255)
+    return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in std]

@@ -1,0 +1,132 @@
+"""Colour jitter, greyscale and blur for whole batches, each image with draws of its own.
+
+torchvision's definitions (brightness, contrast, saturation, hue in random order, each clamped),
+without a loop: the first three are x * a + (1 - a) * reference and take their place in the order
+by being neutral elsewhere; only hue needs a trip to HSV, once.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from contramask.draws import uniform
+from contramask.typed import STRICT
+
+Strength = Annotated[float, Field(ge=0, le=1)]
+Sigma = Annotated[float, Field(gt=0)]
+_GREY = (0.2989, 0.587, 0.114)  # luma of ITU-R 601, as torchvision rounds it
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ColourConfig:
+    """Colour changes of the target view; the defaults are CMAE's released values.
+
+    `blur_sigma` is in pixels of a 224 px view and scales with the real size. Saturation, hue and
+    greyscale apply to three-channel images only.
+    """
+
+    brightness: Strength = 0.4
+    contrast: Strength = 0.4
+    saturation: Strength = 0.4
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    jitter: Strength = 0.8  # probability of the four together
+    grey: Strength = 0.2  # probability
+    blur: Strength = 0.5  # probability
+    blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
+
+
+def alter_colours(
+    pixels: Tensor, config: ColourConfig, key: Tensor, stream: int, size: tuple[int, int]
+) -> Tensor:
+    """Jitter, then greyscale, then blur float images (B, C, H, W) in 0..255."""
+    draws = uniform(key, stream + 32, 13)
+    images = pixels / 255
+    images = torch.where(_pick(draws[:, 0], config.jitter), _jitter(images, config, draws), images)
+    if images.shape[1] == 3:
+        grey = _greyscale(images).expand_as(images)
+        images = torch.where(_pick(draws[:, 1], config.grey), grey, images)
+    low, high = (sigma * max(size) / 224 for sigma in config.blur_sigma)
+    sigma = low + (high - low) * draws[:, 3]
+    images = torch.where(_pick(draws[:, 2], config.blur), _blur(images, sigma), images)
+    return images * 255
+
+
+def _pick(draw: Tensor, probability: float) -> Tensor:
+    return (draw < probability)[:, None, None, None]
+
+
+def _greyscale(images: Tensor) -> Tensor:
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
+    weights = torch.tensor(_GREY, device=images.device).reshape(1, 3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)
+
+
+def _jitter(images: Tensor, config: ColourConfig, draws: Tensor) -> Tensor:
+    """The four changes in a random order of each image's own; draws (B, >= 13)."""
+    order = draws[:, 9:13].argsort(dim=1)  # (B, 4): which change comes first, second, ...
+    strength = torch.tensor(
+        [config.brightness, config.contrast, config.saturation], device=images.device
+    )
+    factor = 1 + strength * (2 * draws[:, 4:7] - 1)  # (B, 3)
+    hue_place = (order == _HUE).to(torch.int8).argmax(dim=1)  # (B,)
+    colourful = images.shape[1] == 3
+    for place in range(4):
+        images = _linear_change(images, order[:, place], factor, place < hue_place)
+    if colourful and config.hue > 0:
+        images = _shift_hue(images, config.hue * (2 * draws[:, 7] - 1))
+    for place in range(4):
+        images = _linear_change(images, order[:, place], factor, place > hue_place)
+    return images
+
+
+def _linear_change(images: Tensor, change: Tensor, factor: Tensor, active: Tensor) -> Tensor:
+    """Brightness, contrast or saturation as `change` (B,) says, where `active` (B,)."""
+    grey = _greyscale(images)
+    amount = factor.gather(1, change.clamp_max(_SATURATION)[:, None])[:, 0]
+    amount = torch.where(active & (change != _HUE), amount, torch.ones_like(amount))
+    contrast = (change == _CONTRAST)[:, None, None, None]
+    saturation = (change == _SATURATION)[:, None, None, None]
+    reference = torch.where(contrast, grey.mean(dim=(2, 3), keepdim=True), torch.zeros_like(grey))
+    reference = torch.where(saturation, grey, reference)
+    amount = amount[:, None, None, None]
+    if images.shape[1] != 3:
+        amount = torch.where(saturation, torch.ones_like(amount), amount)
+    return (images * amount + (1 - amount) * reference).clamp(0, 1)
+
+
+def _shift_hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Rotate the hue of RGB images in [0, 1] by `shift` (B,) turns."""
+    high, low = images.amax(dim=1), images.amin(dim=1)
+    spread = high - low
+    safe = spread.clamp_min(1e-8)
+    red, green, blue = images.unbind(dim=1)
+    hue = torch.where(
+        high == red,
+        (green - blue) / safe,
+        torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = hue / 6 + shift[:, None, None]
+    # Each channel follows the same trapezoid over the hue circle, a third of a turn apart.
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        k = (offset + hue * 6) % 6
+        channels.append(high - spread * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, dim=1)
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with one sigma (B,) px an image; the kernel is cut off at the borders."""
+
+    def matrix(length: int) -> Tensor:
+        place = torch.arange(length, device=images.device, dtype=torch.float32)
+        distance = (place[:, None] - place[None]) ** 2
+        weight = torch.exp(-distance / (2 * sigma[:, None, None] ** 2))
+        return weight / weight.sum(dim=-1, keepdim=True)  # (B, length, length)
+
+    rows, cols = matrix(images.shape[2]), matrix(images.shape[3])
+    return rows[:, None] @ images @ cols.transpose(1, 2)[:, None]

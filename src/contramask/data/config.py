@@ -1,0 +1,87 @@
+"""What the user may choose about the data: source, size, split, and how the digit scenes look."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from contramask.typed import STRICT
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"a range is written [low, high], and {pair[0]} is above {pair[1]}")
+    return pair
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+#: [low, high], both in [0, 1], drawn from uniformly.
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+Scale = Annotated[float, Field(gt=0, le=1)]
+ScaleRange = Annotated[tuple[Scale, Scale], AfterValidator(_ascending)]
+Zoom = Annotated[float, Field(ge=0.25, le=16)]
+ZoomRange = Annotated[tuple[Zoom, Zoom], AfterValidator(_ascending)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScenesConfig:
+    """How the built-in digit scenes are drawn; brightness is in [0, 1], 1 = white.
+
+    Every pair is a [low, high] range from which each scene draws uniformly.
+    """
+
+    #: Scenes of the two splits; scene i is the same whatever these are.
+    num_train: int = Field(default=12_000, ge=1, le=1_000_000)
+    num_val: int = Field(default=2_000, ge=0, le=1_000_000)
+    #: Side of the drawn scene in pixels; null draws at the store's `image_size`.
+    side: int | None = Field(default=None, ge=16, le=1024)
+    #: Longer side of the main digit's ink as a share of the scene's side.
+    main_scale: ScaleRange = (0.60, 0.95)
+    #: Share of scenes in which a second, smaller digit is tried.
+    second_probability: Share = 0.35
+    #: Longer side of the second digit as a share of the scene's side.
+    second_scale: ScaleRange = (0.25, 0.40)
+    #: The second digit is left out when less than this share of its ink stays visible.
+    second_visible: Share = 0.6
+    #: Brightness of the digits before tinting.
+    digit_brightness: ShareRange = (0.80, 1.0)
+    #: Each colour channel of a digit is lowered by up to this share.
+    tint: Share = 0.25
+    #: Mean brightness of the background.
+    background_brightness: ShareRange = (0.12, 0.32)
+    #: What is left of the photograph's contrast (1 = all of it).
+    background_contrast: ShareRange = (0.20, 0.45)
+    #: Side of the photograph's crop in scene sides: above 1 the photograph is shrunk.
+    background_zoom: ZoomRange = (1.0, 3.0)
+    #: Share of the 5,000 digits kept for val scenes only (stratified by class).
+    val_digit_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+@dataclass(frozen=True, config=STRICT)
+class DatasetConfig:
+    """Which images to use and how to store them; keys the source has no use for are ignored."""
+
+    #: `digit_scenes` needs no files; `folder` and `tiny_imagenet` (parquet shards) read `root`.
+    source: Literal["digit_scenes", "folder", "tiny_imagenet"] = "digit_scenes"
+    #: Folder of images or of parquet files; read only, never written to.
+    root: Path | None = None
+    #: Side in pixels of the square the store keeps of every image.
+    image_size: int = Field(default=32, ge=8, le=1024)
+    #: Most train and val images used (classes stay balanced); null = all, `val_limit: 0` = no val.
+    limit: int | None = Field(default=None, ge=1)
+    val_limit: int | None = Field(default=None, ge=0)
+    #: Share of images put into val where the source itself has no split.
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    #: `folders` takes the folder under root (or under root/train, root/val) as the class.
+    labels: Literal["none", "folders"] = "none"
+    #: Draws the digit scenes; the val split of a folder does not depend on it.
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    #: Above this share of unreadable images, and from 20 of them on, the run stops.
+    max_problem_share: Share = 0.05
+    #: Decoding threads; 0 = one for each processor core. The result does not depend on it.
+    workers: int = Field(default=0, ge=0, le=256)
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    #: `data` measures mean and std on the train images, `imagenet` takes ImageNet's.
+    normalize: Literal["data", "imagenet"] = "data"

@@ -1,0 +1,97 @@
+"""Batches by epoch: fetched from the store in one read, turned into views on the device."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contramask.draws import image_keys
+
+Batch = dict[str, Any]
+Views = Callable[[Tensor, Tensor, Tensor | None], Batch]
+
+
+class Images(Protocol):
+    """What a loader asks of a store: its labels, and pixels by row numbers."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, C)."""
+
+
+class Subset:
+    """Some rows of a split, numbered anew from 0."""
+
+    def __init__(self, images: Images, rows: np.ndarray) -> None:
+        self.images, self.rows = images, rows
+        self.labels = images.labels[rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, C)."""
+        return self.images.__getitems__(self.rows[indices])
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the images, fixed by seed and epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+class ImageLoader:
+    """Shuffled batches of views; the last, incomplete batch of an epoch is dropped.
+
+    The next batch is read from the store by one thread while the device works on the current one.
+    Raises `ValueError` when there are fewer images than one batch holds.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        views: Views,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        boxes: np.ndarray | None = None,
+    ) -> None:
+        if len(images) < batch_size:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be filled from {len(images)} images; set "
+                f"batch_size to {len(images)} or less, or give more images"
+            )
+        self.images, self.views, self.seed, self.device = images, views, seed, device
+        self.batch_size = batch_size
+        self.steps_per_epoch = len(images) // batch_size
+        self.boxes = None if boxes is None else torch.from_numpy(boxes).to(device)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
+        order = epoch_order(len(self.images), self.seed, epoch)
+        starts = range(
+            start * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size
+        )
+        parts = [order[s : s + self.batch_size] for s in starts]
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            waiting: Future[np.ndarray] | None = None
+            for number, indices in enumerate(parts):
+                fetched = (waiting or reader.submit(self.images.__getitems__, indices)).result()
+                if number + 1 < len(parts):
+                    waiting = reader.submit(self.images.__getitems__, parts[number + 1])
+                yield self._batch(indices, fetched, epoch)
+
+    def _batch(self, indices: np.ndarray, pixels: np.ndarray, epoch: int) -> Batch:
+        index = torch.from_numpy(indices).to(self.device)
+        key = image_keys(self.seed, epoch, index)
+        boxes = None if self.boxes is None else self.boxes[index]
+        images = torch.from_numpy(pixels).to(self.device, non_blocking=True)
+        label = torch.from_numpy(self.images.labels[indices]).to(self.device)
+        with torch.no_grad():
+            views = self.views(images, key, boxes)
+        return {**views, "index": index, "key": key, "label": label}

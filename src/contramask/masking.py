@@ -1,0 +1,79 @@
+"""Which patches an encoder sees: random masks made from noise that the caller supplies."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PatchMask:
+    """A mask over the L patches of each image; equally many are hidden in all.
+
+    ids_keep (B, V) and ids_hide (B, L-V) number the visible and the hidden patches; mask (B, L)
+    bool is True where hidden.
+    """
+
+    ids_keep: Tensor
+    ids_hide: Tensor
+    mask: Tensor
+
+
+def random_mask(noise: Tensor, mask_ratio: float) -> PatchMask:
+    """Hide the patches with the largest noise (B, L): MAE's masking, 2111.06377 section 3.
+
+    `int(L * (1 - mask_ratio))` patches stay visible, rounded down as the released code does.
+    """
+    length = noise.shape[1]
+    num_keep = int(length * (1 - mask_ratio))
+    if not 0 < num_keep < length:
+        raise ValueError(
+            f"a mask ratio of {mask_ratio} leaves {num_keep} of {length} patches visible; "
+            "at least one must stay visible and one be hidden"
+        )
+    order = noise.argsort(dim=1, stable=True)  # equal values: the same choice on every device
+    mask = torch.ones(noise.shape, dtype=torch.bool, device=noise.device)
+    mask.scatter_(1, order[:, :num_keep], False)
+    return PatchMask(order[:, :num_keep], order[:, num_keep:], mask)
+
+
+def block_mask(noise: Tensor, mask_ratio: float, grid_size: Size, mask_block: int) -> PatchMask:
+    """Hide whole cells of `mask_block` x `mask_block` patches, those with the largest noise.
+
+    noise is (B, U), one number a cell, cells row by row; `int(U * (1 - mask_ratio))` cells stay
+    (CMAE's released code: 2x2 cells; ConMIM: cells of 32 px). Raises `ValueError` where
+    `num_cells` does, or if there is not one number a cell.
+    """
+    count = num_cells(grid_size, mask_block)
+    if noise.shape[1] != count:
+        raise ValueError(f"noise has {noise.shape[1]} numbers an image for {count} cells")
+    cells = random_mask(noise, mask_ratio)
+    rows, cols = grid_size
+    hidden = cells.mask.reshape(-1, rows // mask_block, 1, cols // mask_block, 1)
+    hidden = hidden.expand(-1, -1, mask_block, -1, mask_block).reshape(-1, rows * cols)
+    num_keep = cells.ids_keep.shape[1] * mask_block**2
+    # A stable sort of False before True lists visible patches, then hidden ones, in reading order.
+    order = hidden.to(torch.uint8).argsort(dim=1, stable=True)
+    return PatchMask(order[:, :num_keep], order[:, num_keep:], hidden)
+
+
+def num_cells(grid_size: Size, mask_block: int) -> int:
+    """How many noise values `block_mask` needs for one image.
+
+    Raises `ValueError` if cells would be cut off at the border: images would then differ in how
+    many patches stay visible.
+    """
+    rows, cols = grid_size
+    if rows % mask_block or cols % mask_block:
+        raise ValueError(
+            f"a grid of {rows}x{cols} patches cannot be covered by cells of {mask_block}x"
+            f"{mask_block}; set mask_block to a common divisor (1 hides single patches)"
+        )
+    return (rows // mask_block) * (cols // mask_block)
+
+
+def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Pick tokens (B, L, D) by their numbers (B, V): (B, V, D)."""
+    return tokens.gather(1, ids[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -1,0 +1,19 @@
+"""The pre-training methods; a new one is added to the two lines that list them here."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from contramask.methods.base import Method
+from contramask.methods.cmae import CMAE, CMAEConfig
+from contramask.methods.mae import MAE, MAEConfig
+from contramask.models.encoder import VisionEncoder
+
+MethodConfig = Annotated[MAEConfig | CMAEConfig, Field(discriminator="name")]
+
+_METHODS = {MAEConfig: MAE, CMAEConfig: CMAE}
+
+
+def build_method(config: MAEConfig | CMAEConfig, encoder: VisionEncoder) -> Method:
+    """Wrap an encoder into the method that `config` belongs to."""
+    return _METHODS[type(config)](encoder, config)  # type: ignore[no-any-return]

@@ -1,0 +1,50 @@
+"""What the trainer knows of a pre-training method, and all it knows."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from contramask.losses import Gather
+from contramask.models.encoder import VisionEncoder
+
+#: Tensors by name: view, target_view (B, C, H, W), index, key, label (B,); noise (B, U) if forced.
+Batch = dict[str, Any]
+
+#: Streams of random numbers a method draws from an image's key; views use numbers below 64.
+MASK_STREAM = 64
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """One training step's scalar loss and its detached parts, logged by name."""
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Method(nn.Module):
+    """One pre-training objective around one encoder; subclasses define `forward(batch)`.
+
+    `encoder` is what gets exported and `branch` says which network that is. The trainer replaces
+    `gather` and `rank` when several processes train; a method never asks.
+    """
+
+    encoder: VisionEncoder
+    branch: Literal["online", "target"] = "online"
+    rank: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gather: Gather = _no_gather
+
+    def after_step(self, progress: float) -> None:
+        """Update target networks; progress runs from 0 to 1 over the whole training."""
+
+    def gauges(self) -> dict[str, Tensor]:
+        """Health numbers of the latest step, asked for only when a step is logged."""
+        return {}
+
+
+def _no_gather(keys: Tensor) -> Tensor:
+    return keys

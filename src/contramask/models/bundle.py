@@ -1,0 +1,103 @@
+"""What people take away: encoder weights with the manifest that says what they are."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from contramask.models.encoder import EncoderConfig, VisionEncoder, describe
+from contramask.results import RunInfo, code_revision, today
+from contramask.typed import parse
+
+LICENCE_NOTE = (
+    "Weights belong to whoever trained them; check the licence of the images they were trained on."
+)
+
+
+@dataclass(frozen=True)
+class EncoderBundle:
+    """An encoder and its manifest, stored as `encoder.safetensors` and `manifest.json`."""
+
+    encoder: VisionEncoder
+    manifest: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write both files; tensors are contiguous float32 with timm's key names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.encoder.state_dict().items()}
+        save_file(state, folder / "encoder.safetensors", metadata={"format": "pt"})
+        (folder / "encoder.safetensors").chmod(0o644)  # safetensors writes files only we can read
+        text = json.dumps(self.manifest, indent=2, sort_keys=True)
+        (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "EncoderBundle":
+        """Read a folder that `write` made.
+
+        Raises `ValueError` when a file is missing or damaged, or the weights do not fit the
+        manifest.
+        """
+        for name in ("manifest.json", "encoder.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} holds no encoder: {name} is missing")
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        try:
+            state = load_file(folder / "encoder.safetensors")
+        except SafetensorError as error:
+            raise ValueError(f"{folder}: encoder.safetensors is damaged: {error}") from None
+        arch = manifest["arch"]
+        config = parse(EncoderConfig, arch["config"], "manifest.arch.config")
+        rows, cols = arch["image_size"]
+        encoder = VisionEncoder((rows, cols), arch["in_chans"], config)
+        try:
+            encoder.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{folder}: the weights do not fit the manifest: {error}") from None
+        return cls(encoder, manifest)
+
+
+def make_bundle(
+    encoder: VisionEncoder, run: RunInfo, method: str, branch: str, data: dict[str, Any]
+) -> EncoderBundle:
+    """Describe a trained encoder.
+
+    `branch` says which network it is (`online` or `target`); `data` is the store's manifest, whose
+    mean and std are those the encoder expects its input to be normalised with.
+    """
+    manifest = {
+        "schema": 1,
+        "experiment": run.experiment,
+        "method": method,
+        "branch": branch,
+        "config_hash": run.config_hash,
+        "seed": run.seed,
+        "arch": describe(encoder),
+        "mean": data["mean"],
+        "std": data["std"],
+        "data": data["name"],
+        "data_hash": data["data_hash"],
+        "code_revision": code_revision(),
+        "date": today(),
+        "licence": LICENCE_NOTE,
+    }
+    return EncoderBundle(encoder, manifest)
+
+
+def random_init_bundle(bundle: EncoderBundle) -> EncoderBundle:
+    """The same architecture with fresh weights from the same seed: the anchor row of each table."""
+    arch, seed = bundle.manifest["arch"], bundle.manifest["seed"]
+    rows, cols = arch["image_size"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = VisionEncoder((rows, cols), arch["in_chans"], bundle.encoder.config)
+    changed = {
+        "experiment": f"random_init-s{seed}",
+        "method": "random_init",
+        "branch": "none",
+        "config_hash": "none",
+    }
+    return EncoderBundle(encoder, {**bundle.manifest, **changed})

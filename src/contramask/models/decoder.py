@@ -1,0 +1,82 @@
+"""The light transformer that reads visible tokens and fills in what was hidden."""
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from timm.layers.norm import LayerNorm
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from contramask.masking import PatchMask, take_tokens
+from contramask.models.encoder import Size, mae_init, sincos_positions
+from contramask.typed import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecoderConfig:
+    """Width, depth and heads of a decoder; MAE's default is 512 wide and 8 deep."""
+
+    embed_dim: int = Field(default=512, ge=8)
+    depth: int = Field(default=8, ge=1)
+    num_heads: int = Field(default=16, ge=1)
+
+
+class TokenDecoder(nn.Module):
+    """MAE's decoder, 2111.06377 section 3 and its released code; CMAE uses it twice.
+
+    Tokens stay in the order [class, visible, hidden]: attention does not care once positions are
+    added, so nothing is un-shuffled during training. Outputs have `out_dim` values a patch.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        grid_size: Size,
+        config: DecoderConfig,
+        mlp_ratio: float = 4,
+    ) -> None:
+        super().__init__()
+        width = config.embed_dim
+        if width % config.num_heads:
+            raise ValueError(
+                f"decoder width {width} is not divisible by {config.num_heads} heads; change "
+                "decoder.embed_dim or decoder.num_heads"
+            )
+        self.embed = nn.Linear(in_dim, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(sincos_positions(width, grid_size), requires_grad=False)
+        self.blocks = nn.Sequential(
+            *(
+                Block(width, config.num_heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
+                for _ in range(config.depth)
+            )
+        )
+        self.norm = LayerNorm(width, eps=1e-6)
+        self.pred = nn.Linear(width, out_dim)
+        mae_init(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, mask: PatchMask) -> Tensor:
+        """Decode encoder tokens (B, 1+V, D) to normed states (B, 1+L, width), hidden ones last."""
+        seen = self.embed(tokens)
+        positions = self.pos_embed[:, 1:].expand(len(seen), -1, -1)
+        hidden = self.mask_token.to(seen.dtype) + take_tokens(positions, mask.ids_hide)
+        visible = seen[:, 1:] + take_tokens(positions, mask.ids_keep)
+        states = torch.cat([seen[:, :1] + self.pos_embed[:, :1], visible, hidden], dim=1)
+        return self.norm(self.blocks(states))  # type: ignore[no-any-return]
+
+    def predict_hidden(self, tokens: Tensor, mask: PatchMask) -> Tensor:
+        """Outputs for the hidden patches, (B, L-V, out_dim), in the order of `mask.ids_hide`."""
+        num_seen = tokens.shape[1]
+        return self.pred(self(tokens, mask)[:, num_seen:])  # type: ignore[no-any-return]
+
+    def predict_mean(self, tokens: Tensor, mask: PatchMask) -> Tensor:
+        """The mean output over all patches, (B, out_dim); the last layer being linear."""
+        return self.pred(self(tokens, mask)[:, 1:].mean(dim=1))  # type: ignore[no-any-return]
+
+    def predict_all(self, tokens: Tensor, mask: PatchMask) -> Tensor:
+        """Outputs for every patch in reading order, (B, L, out_dim): for pictures and checks."""
+        shuffled = self.pred(self(tokens, mask)[:, 1:])
+        place = torch.cat([mask.ids_keep, mask.ids_hide], dim=1).argsort(dim=1)
+        return take_tokens(shuffled, place)

@@ -1,0 +1,1 @@
+"""The report: from the folders of all stages to one page a stranger understands."""

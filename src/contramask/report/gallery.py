@@ -1,0 +1,203 @@
+"""All pictures and charts of the report, chosen from the stages and kept within a size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from contramask.report import charts, figures
+from contramask.report.figures import Picture
+from contramask.report.sections import Owner, firsts, owners
+from contramask.report.tables import Stage
+
+#: Sides of a tile in pixels that are tried, largest first, until the pictures fit.
+TILES = (128, 96, 64, 48)
+#: Boxes drawn in one picture of a detection, the surest ones.
+MAX_BOXES = 8
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures by section."""
+
+    contact: tuple[Picture, ...]
+    views: tuple[Picture, ...]
+    reconstructions: tuple[Picture, ...]
+    boxes: tuple[Picture, ...]
+    segmentations: tuple[Picture, ...]
+    detections: tuple[Picture, ...]
+
+    def pictures(self) -> list[Picture]:
+        """All pictures, in the order of the page."""
+        return [picture for part in fields(self) for picture in getattr(self, part.name)]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What pictures are drawn from, and how many images and how sure boxes they show."""
+
+    stages: Sequence[Stage]
+    variants: Mapping[str, str]  # experiment -> variant
+    order: list[str]  # of the variants; a place in it is a colour
+    classes: Mapping[str, list[str]]  # classes, semantic_classes, instance_classes
+    contact_sheet: np.ndarray
+    preview: Mapping[str, np.ndarray]
+    count: int
+    min_score: float
+
+    def owners(self, task: str) -> list[Owner]:
+        """Who has pictures and tables in a task, in the order of the tables."""
+        found = owners(self.stages, task, self.variants)
+        return sorted(found, key=lambda owner: self.place(owner.variant))
+
+    def place(self, variant: str) -> int:
+        """A variant's place in `order`; the anchor is 0."""
+        return self.order.index(variant) if variant in self.order else 0
+
+    def names(self, kind: str, stage: Stage) -> list[str]:
+        """Class names: the stage's own where it states them, else the data card's."""
+        return list(stage.output.facts.get(kind) or self.classes.get(kind) or [])
+
+
+def draw(material: Material, budget: int) -> Gallery:
+    """All pictures, with the largest tiles for which their PNG files stay under `budget` bytes.
+
+    When even the smallest do not fit, they are kept: a large page is better than an empty one.
+    """
+    for tile in TILES:
+        gallery = _draw(material, tile)
+        if sum(len(picture.png) for picture in gallery.pictures()) <= budget:
+            break
+    return gallery
+
+
+def _draw(material: Material, tile: int) -> Gallery:
+    contact = figures.contact_sheet(material.contact_sheet, 9 * tile)
+    return Gallery(
+        contact=() if contact is None else (contact,),
+        views=tuple(_views(material, 3 * tile // 4)),
+        reconstructions=tuple(_reconstructions(material, tile)),
+        boxes=tuple(figures.box_pictures(material.preview, material.count, tile)),
+        segmentations=tuple(_segmentations(material, tile)),
+        detections=tuple(_detections(material, 5 * tile // 4)),
+    )
+
+
+def _views(material: Material, tile: int) -> list[Picture]:
+    wanted = {"view": "view", "target_view": "target view"}
+    return [
+        figures.rows_picture(f"views-{experiment}", found, tile, title)
+        for experiment, title, found in _previews(material, wanted)
+    ]
+
+
+def _reconstructions(material: Material, tile: int) -> list[Picture]:
+    wanted = {name: name for name in ("original", "masked", "reconstruction")}
+    return [
+        figures.columns_picture(f"reconstruction-{experiment}", found, tile, title)
+        for experiment, title, found in _previews(material, wanted)
+    ]
+
+
+def _previews(
+    material: Material, wanted: Mapping[str, str]
+) -> list[tuple[str, str, dict[str, np.ndarray]]]:
+    """(experiment, title, heading -> images) of every variant's first pre-training that kept any.
+
+    `wanted` maps the names of arrays to their headings.
+    """
+    first = firsts(material.stages, "pretrain", material.variants)
+    previews = []
+    for variant in sorted(first, key=material.place):
+        experiment, arrays = first[variant].experiment, first[variant].output.arrays
+        found = {head: arrays[n][: material.count] for n, head in wanted.items() if n in arrays}
+        if found:
+            title = f"{variant}, {experiment}" if variant != experiment else variant
+            previews.append((experiment, title, found))
+    return previews
+
+
+def _segmentations(material: Material, tile: int) -> list[Picture]:
+    pictures = []
+    for owner in material.owners("segmentation"):
+        arrays = {name: stack[: material.count] for name, stack in owner.arrays().items()}
+        if {"images", "truth"} <= set(arrays):
+            names = material.names("semantic_classes", owner.stage)
+            file = f"segmentation-{owner.stage.experiment}-{owner.key}"
+            pictures.append(figures.segmentation_picture(file, owner.variant, arrays, names, tile))
+    return pictures
+
+
+def _detections(material: Material, tile: int) -> list[Picture]:
+    pictures = []
+    for owner in material.owners("detection"):
+        images, boxes = owner.array("images"), owner.tables().get("boxes")
+        if images is None or boxes is None:
+            continue
+        shown = _sure_boxes(boxes, material.min_score)
+        names = material.names("instance_classes", owner.stage)
+        file = f"detection-{owner.stage.experiment}-{owner.key}"
+        shown = shown[shown["image"] < material.count]
+        pictures.append(
+            figures.detection_picture(
+                file, owner.variant, images[: material.count], shown, names, tile
+            )
+        )
+    return pictures
+
+
+def _sure_boxes(boxes: pd.DataFrame, min_score: float) -> pd.DataFrame:
+    """Of every image the boxes scored at least `min_score`, or its best one if none is."""
+    ranked = boxes.sort_values(["image", "score"], ascending=[True, False], kind="stable")
+    place = ranked.groupby("image").cumcount()
+    return ranked[(place == 0) | ((ranked["score"] >= min_score) & (place < MAX_BOXES))]
+
+
+def dots(material: Material) -> list[charts.Dots]:
+    """Feature scatters of all variants whose probe kept features and labels."""
+    found = []
+    for owner in material.owners("probe"):
+        features, labels = owner.array("features"), owner.array("labels")
+        if features is None or labels is None or min(features.shape) < 3:
+            continue
+        names = material.names("classes", owner.stage)
+        found.append(charts.feature_dots(owner.variant, features, labels, names))
+    return found
+
+
+def confusions(material: Material) -> list[charts.Confusion]:
+    """Confusion matrices of all variants that were fine-tuned."""
+    found = []
+    for owner in material.owners("finetune"):
+        counts = owner.array("confusion")
+        if counts is not None:
+            names = material.names("classes", owner.stage)
+            found.append(charts.confusion_chart(owner.variant, counts, names))
+    return found
+
+
+def pretraining_curves(stages: Sequence[Stage]) -> dict[str, pd.DataFrame]:
+    """Experiment -> its curve of pre-training."""
+    return {
+        stage.experiment: stage.output.tables["curve"]
+        for stage in stages
+        if stage.task == "pretrain" and "curve" in stage.output.tables
+    }
+
+
+def finetuning_curves(material: Material) -> dict[str, pd.DataFrame]:
+    """Variant -> its first curve of fine-tuning."""
+    tables = {owner.variant: owner.tables() for owner in material.owners("finetune")}
+    return {variant: found["curve"] for variant, found in tables.items() if "curve" in found}
+
+
+def class_tables(material: Material) -> dict[str, dict[str, pd.DataFrame]]:
+    """Table's name -> variant -> table, of all tables by class that transfer tasks kept."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for task in ("finetune", "segmentation", "detection"):
+        for owner in material.owners(task):
+            for name, table in owner.tables().items():
+                if name.endswith("per_class"):
+                    found.setdefault(f"{task} {name}", {})[owner.variant] = table
+    return found

@@ -1,0 +1,259 @@
+"""The parts of the page as plain tables and lists of words, ready for the template."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage
+
+#: Task folder -> what a reader calls it, in the order of work.
+TASK_TITLES = {
+    "pretrain": "Pre-training",
+    "probe": "Frozen features (kNN, 5-shot, linear)",
+    "finetune": "Fine-tuning",
+    "segmentation": "Segmentation",
+    "detection": "Object detection",
+}
+#: Metrics of pre-training -> (heading, digits).
+COSTS = {
+    "parameters_m": ("Parameters (millions)", 2),
+    "gflop_per_image": ("GFLOP per image", 3),
+    "images_per_s": ("Images per second", 0),
+    "seconds": ("Seconds of training", 0),
+    "seconds_total": ("Seconds in all", 0),
+    "loss": ("Final loss", 4),
+}
+MAX_LISTED = 24
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words: caption, headings, rows; the first column heads its row."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """One encoder's part of a stage: the variant shown, its key in arrays and tables, the stage."""
+
+    variant: str
+    key: str
+    stage: Stage
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The array `<key>/<name>`, or None."""
+        return self.stage.output.arrays.get(f"{self.key}/{name}")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays of this encoder, by name."""
+        start = f"{self.key}/"
+        items = self.stage.output.arrays.items()
+        return {key.removeprefix(start): value for key, value in items if key.startswith(start)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All tables of this encoder, by name."""
+        start = f"{self.key}-"
+        items = self.stage.output.tables.items()
+        return {key.removeprefix(start): value for key, value in items if key.startswith(start)}
+
+
+def variants_of(stages: Sequence[Stage], rows: pd.DataFrame) -> dict[str, str]:
+    """Experiment -> variant; an experiment without rows keeps its own name."""
+    known = dict(zip(rows["experiment"], rows["variant"], strict=True)) if len(rows) else {}
+    return {stage.experiment: known.get(stage.experiment, stage.experiment) for stage in stages}
+
+
+def owners(stages: Sequence[Stage], task: str, variants: Mapping[str, str]) -> list[Owner]:
+    """Who has pictures and tables in a task: every variant once, from its first experiment."""
+    found: dict[str, Owner] = {}
+    for stage in stages:
+        if stage.task != task:
+            continue
+        keys = {key.partition("/")[0] for key in stage.output.arrays}
+        keys |= {key.partition("-")[0] for key in stage.output.tables}
+        for key in sorted(keys):
+            name = METHOD_NAMES[ANCHOR] if key == ANCHOR else variants[stage.experiment]
+            found.setdefault(name, Owner(name, key, stage))
+    return list(found.values())
+
+
+def firsts(stages: Sequence[Stage], task: str, variants: Mapping[str, str]) -> dict[str, Stage]:
+    """Variant -> its first stage of a task that was run."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        if stage.task == task and stage.skipped is None:
+            found.setdefault(variants[stage.experiment], stage)
+    return found
+
+
+def in_words(value: Any) -> str:
+    """A plain value as a reader wants it: 0.00025, 12,000, yes, a, b and so on."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "\N{EN DASH}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, Mapping):
+        return _listed([f"{key}: {in_words(item)}" for key, item in value.items()])
+    if isinstance(value, list | tuple | np.ndarray):
+        return _listed([in_words(item) for item in value])
+    return str(value)
+
+
+def _listed(words: list[str]) -> str:
+    rest = len(words) - MAX_LISTED
+    return ", ".join(words[:MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `a.b` -> words."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = in_words(value)
+    return flat
+
+
+def frame_table(caption: str, frame: pd.DataFrame, limit: int = 500) -> Table:
+    """A frame as a table of words, cut after `limit` rows with a word about the rest."""
+    rows = [tuple(in_words(v) for v in row) for row in frame.head(limit).itertuples(index=False)]
+    if len(frame) > limit:
+        caption = f"{caption} (the first {limit:,} of {len(frame):,} rows)"
+    heads = tuple(str(name).replace("_", " ") for name in frame.columns)
+    return Table(caption, heads, tuple(rows))
+
+
+def merged_table(caption: str, frames: Mapping[str, pd.DataFrame]) -> Table:
+    """Frames of several variants beside each other, joined on their first column."""
+    joined = pd.concat(
+        {name: frame.set_index(frame.columns[0]) for name, frame in frames.items()}, axis=1
+    )
+    joined.columns = [f"{variant}: {column}" for variant, column in joined.columns]
+    return frame_table(caption, joined.rename_axis("class").reset_index())
+
+
+def side_by_side(caption: str, settings: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Settings of several variants, one column each, one row a key; None without any."""
+    flat = {name: flatten(values) for name, values in settings.items() if values}
+    if not flat:
+        return None
+    keys = list(dict.fromkeys(key for values in flat.values() for key in values))
+    rows = tuple((key, *(v.get(key, "\N{EN DASH}") for v in flat.values())) for key in keys)
+    return Table(caption, ("", *flat), rows)
+
+
+def cost_table(rows: pd.DataFrame, order: Sequence[str]) -> Table | None:
+    """What pre-training cost and where its loss ended, means over seeds, one row a variant."""
+    own = rows[(rows["protocol"] == "pretrain") & rows["metric"].isin(list(COSTS))]
+    if own.empty:
+        return None
+    means = own.pivot_table(index="variant", columns="metric", values="value", aggfunc="mean")
+    heads = [metric for metric in COSTS if metric in means]
+    lines = []
+    for variant in (name for name in order if name in means.index):
+        values = [means.loc[variant, metric] for metric in heads]
+        digits = [COSTS[metric][1] for metric in heads]
+        shown = [
+            in_words(v) if np.isnan(v) else f"{v:,.{d}f}"
+            for v, d in zip(values, digits, strict=True)
+        ]
+        lines.append((variant, *shown))
+    caption = "What pre-training cost, and where the loss ended (means over seeds)"
+    return Table(caption, ("", *(COSTS[metric][0] for metric in heads)), tuple(lines))
+
+
+def long_table(rows: pd.DataFrame) -> Table:
+    """Every measured number, one row each."""
+    names = ["variant", "seed", "data", "split", "protocol", "readout", "metric", "value"]
+    return frame_table("All results, one row a number", rows[names], limit=2000)
+
+
+def not_run(gathered: Gathered) -> list[tuple[str, str, str]]:
+    """(task, why, experiments) for tasks that were skipped, are missing or cannot be read."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for stage in gathered.stages:
+        if stage.skipped is not None:
+            lines.setdefault((task_title(stage.task), stage.skipped), []).append(stage.experiment)
+    have = {(stage.experiment, stage.task) for stage in gathered.stages}
+    broken = {tuple(line.partition(": ")[0].split("/", 1)) for line in gathered.unreadable}
+    tasks = dict.fromkeys(task for _, task in sorted(have))
+    for experiment in dict.fromkeys(name for name, _ in sorted(have)):
+        for task in (task for task in tasks if (experiment, task) not in have | broken):
+            key = (task_title(task), "there is no result, though other experiments have one")
+            lines.setdefault(key, []).append(experiment)
+    for line in gathered.unreadable:
+        place, _, reason = line.partition(": ")
+        experiment, _, task = place.partition("/")
+        lines.setdefault((task_title(task), f"cannot be read ({reason})"), []).append(experiment)
+    return [(task, why, in_words(names)) for (task, why), names in lines.items()]
+
+
+def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    """(task, its settings in words), and a word where experiments were measured differently."""
+    lines = []
+    for task, title in TASK_TITLES.items():
+        configs = {
+            stage.experiment: stage.output.facts.get("config") or {}
+            for stage in stages
+            if stage.task == task and task != "pretrain" and stage.skipped is None
+        }
+        shown = next((config for config in configs.values() if config), None)
+        if shown is None:
+            continue
+        text = ", ".join(f"{key} = {value}" for key, value in flatten(shown).items())
+        other = [name for name, config in configs.items() if config != shown]
+        if other:
+            text += f". Measured with other settings, so not comparable: {in_words(other)}"
+        lines.append((title, text + "."))
+    return lines
+
+
+def task_title(task: str) -> str:
+    """What a reader calls a task folder."""
+    return TASK_TITLES.get(task, task)
+
+
+def experiment_table(rows: pd.DataFrame) -> Table:
+    """Which code and configuration made the numbers, one row an experiment."""
+    names = ["experiment", "method", "seed", "encoder", "config_hash", "code_revision", "date"]
+    own = rows[names].groupby("experiment", as_index=False).agg(lambda v: in_words(sorted(set(v))))
+    return frame_table("Where the numbers come from", own[names])
+
+
+def stage_table(stages: Sequence[Stage]) -> Table:
+    """Which machine ran which stage for how long."""
+    lines = []
+    place = {task: number for number, task in enumerate(TASK_TITLES)}
+    for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
+        facts = stage.output.facts
+        seconds = facts.get("seconds")
+        took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
+        machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
+        lines.append((stage.experiment, task_title(stage.task), took, machine))
+    heads = ("Experiment", "Stage", "Seconds", "Machine")
+    return Table("Stages, their time and their machine", heads, tuple(lines))
+
+
+def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:
+    """(what, text) of one fact over all stages, equal texts once."""
+    texts: dict[str, list[str]] = {}
+    for stage in stages:
+        value = stage.output.facts.get(key)
+        if value:
+            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
+            texts.setdefault(text, []).append(f"{stage.experiment}/{stage.task}")
+    return [(in_words(names), text) for text, names in texts.items()]

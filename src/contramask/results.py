@@ -1,0 +1,132 @@
+"""What a stage leaves behind: tidy result rows, tables, arrays and facts in one folder."""
+
+import datetime
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: Columns of every results table; one row is one number.
+COLUMNS = [
+    "experiment",
+    "method",
+    "encoder",
+    "data",
+    "split",
+    "protocol",
+    "readout",
+    "metric",
+    "value",
+    "seed",
+    "config_hash",
+    "code_revision",
+    "date",
+]
+
+
+@lru_cache(maxsize=1)
+def code_revision() -> str:
+    """The git commit this code runs from, `+` appended when files differ; `unknown` without git."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+    )
+    return done.stdout.strip()
+
+
+def today() -> str:
+    """Today's date, ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def result_row(
+    manifest: Mapping[str, Any], split: str, protocol: str, readout: str, metric: str, value: float
+) -> dict[str, Any]:
+    """One row of the results table for the encoder that `manifest` describes.
+
+    Percentages are stored as percentages (0-100), the unit the field prints.
+    """
+    arch = manifest["arch"]
+    return {
+        "experiment": manifest["experiment"],
+        "method": manifest["method"],
+        "encoder": f"{arch['embed_dim']}x{arch['depth']}/{arch['patch_size']}",
+        "data": manifest["data"],
+        "split": split,
+        "protocol": protocol,
+        "readout": readout,
+        "metric": metric,
+        "value": float(value),
+        "seed": int(manifest["seed"]),
+        "config_hash": manifest["config_hash"],
+        "code_revision": code_revision(),
+        "date": today(),
+    }
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """Everything one stage of one experiment produced, from which all figures are drawn.
+
+    On disk: `results.parquet`, `tables/<name>.parquet`, `arrays.npz`, `facts.json`.
+    Array names may contain one `/` (`mae/confusion`); table names may not.
+    """
+
+    rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def skipped(cls, stage: str, reason: str) -> "StageOutput":
+        """The output of a stage that could not apply to these data, and why."""
+        return cls(facts={"stage": stage, "skipped": reason})
+
+    def write(self, folder: Path) -> None:
+        """Write all parts into a new folder, or in place of what an earlier call wrote there.
+
+        Raises `ValueError` for an array of Python objects, which only pickle could hold.
+        """
+        (folder / "tables").mkdir(parents=True, exist_ok=True)
+        for old in (folder / "tables").glob("*.parquet"):
+            old.unlink()
+        pd.DataFrame(self.rows, columns=COLUMNS).to_parquet(folder / "results.parquet", index=False)
+        for name, table in self.tables.items():
+            table.to_parquet(folder / "tables" / f"{name}.parquet", index=False)
+        # np.savez puts no time stamp into the archive's members, so equal outputs are equal bytes.
+        arrays = {name.replace("/", "|"): array for name, array in self.arrays.items()}
+        np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
+        text = json.dumps(self.facts, indent=2, sort_keys=True)
+        (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "StageOutput":
+        """Read a folder that `write` made; raises `FileNotFoundError` when it is none."""
+        with np.load(folder / "arrays.npz", allow_pickle=False) as archive:
+            arrays = {name.replace("|", "/"): archive[name] for name in archive.files}
+        tables = {p.stem: pd.read_parquet(p) for p in sorted((folder / "tables").glob("*.parquet"))}
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        return cls(pd.read_parquet(folder / "results.parquet"), tables, arrays, facts)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Which experiment a stage belongs to: its name, the hash of its configuration, its seed."""
+
+    experiment: str
+    config_hash: str
+    seed: int

@@ -1,0 +1,214 @@
+"""Pre-training: a store of images in, an encoder and everything the report shows of it out."""
+
+import time
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from contramask.boxes.generate import BoxSet
+from contramask.data.loader import ImageLoader
+from contramask.data.store import Store
+from contramask.data.views import ViewConfig, ViewMaker
+from contramask.methods import MethodConfig, build_method
+from contramask.methods.base import Method
+from contramask.methods.cmae import CMAEConfig
+from contramask.models.bundle import EncoderBundle, make_bundle
+from contramask.models.encoder import EncoderConfig, build_encoder
+from contramask.results import RunInfo, StageOutput, result_row
+from contramask.tracker import Tracker
+from contramask.train.checkpoint import Keeper
+from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
+from contramask.train.loop import TrainPlan, fit
+from contramask.train.optim import Exempt, adamw, decay_groups
+from contramask.train.pictures import reconstructions, view_preview
+from contramask.train.plan import count_parameters, duration, measure_step, print_plan
+from contramask.train.schedule import scaled_lr, warmup_cosine
+from contramask.typed import STRICT, to_plain
+
+
+@dataclass(frozen=True, config=STRICT)
+class PretrainConfig:
+    """One pre-training; defaults are MAE's optimiser (2111.06377, Table 8) with the demo's sizes."""
+
+    method: MethodConfig = field(default_factory=CMAEConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    image_size: int | None = Field(None, ge=8)  # side of the views in px; None: the store's
+    epochs: int = Field(18, ge=1)
+    batch_size: int = Field(128, ge=2)
+    base_lr: float = Field(1.5e-4, gt=0)  # per 256 images
+    warmup_epochs: float = Field(2, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    exempt: Exempt = "one_dim"  # which parameters weight decay spares
+    clip_grad: float | None = Field(None, gt=0)
+    log_every: int = Field(20, ge=1)  # steps
+    save_minutes: float = Field(10, ge=0)  # between running checkpoints
+
+
+@plain_dataclass(frozen=True)
+class PretrainResult:
+    """The encoder people take away, and what the report is drawn from."""
+
+    bundle: EncoderBundle
+    output: StageOutput
+
+
+def pretrain(
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    run: RunInfo,
+    launch: LaunchConfig,
+    work: Path,
+    tracker: Tracker,
+) -> PretrainResult:
+    """Train one encoder with one method.
+
+    `work` holds the running checkpoint, from which an interrupted call continues. Raises
+    `ValueError` if configuration and data do not fit together, `ResumeRefused` if `work` holds
+    another run's checkpoint, `NonFiniteLoss` if training blows up.
+    """
+    machine = pick_machine(launch)
+    method = _build(store, config, run.seed)
+    prepare(method, machine)
+    loader, views = _loader(store, boxes, config, run.seed, machine)
+    peak_lr = scaled_lr(config.base_lr, config.batch_size)
+    facts = _plan_facts(store, config, method, loader, machine)
+    print_plan(f"pre-training {run.experiment}", facts)
+    preview = view_preview(loader, views)
+    started = time.perf_counter()
+    total, warmup = loader.steps_per_epoch * config.epochs, config.warmup_epochs
+    plan = TrainPlan(
+        name="pretrain",
+        epochs=config.epochs,
+        optimizer=adamw(
+            decay_groups(method, config.weight_decay, config.exempt), peak_lr, config.betas
+        ),
+        factor_at=lambda step: warmup_cosine(step, total, int(warmup * loader.steps_per_epoch)),
+        machine=machine,
+        seed=run.seed,
+        clip_grad=config.clip_grad,
+        log_every=config.log_every,
+        save_minutes=config.save_minutes,
+    )
+    keeper = Keeper(work, _fingerprint(store, boxes, config, run))
+    curve = fit(method, loader, plan, tracker, keeper)
+    seconds = time.perf_counter() - started
+    bundle = make_bundle(
+        method.encoder.cpu(), run, config.method.name, method.branch, store.manifest
+    )
+    method.to(machine.device)
+    facts |= {"seconds": round(seconds, 1), "machine": machine_name()}
+    rows = _rows(bundle, curve, facts)
+    arrays = preview | reconstructions(method, store, views, machine)
+    output = StageOutput(
+        rows, {"curve": curve}, arrays, {"plan": facts, "config": to_plain(config), "stage": "pretrain"}
+    )
+    keeper.done()
+    return PretrainResult(bundle, output)
+
+
+def _build(store: Store, config: PretrainConfig, seed: int) -> Method:
+    torch.manual_seed(seed)
+    size = _view_size(store, config)
+    encoder = build_encoder(config.encoder, size, store.manifest["channels"])
+    return build_method(config.method, encoder)
+
+
+def _view_size(store: Store, config: PretrainConfig) -> tuple[int, int]:
+    if config.image_size is not None:
+        return (config.image_size, config.image_size)
+    rows, cols = store.manifest["image_size"]
+    return (rows, cols)
+
+
+def _loader(
+    store: Store, boxes: BoxSet | None, config: PretrainConfig, seed: int, machine: Machine
+) -> tuple[ImageLoader, ViewMaker]:
+    manifest = store.manifest
+    size = _view_size(store, config)
+    views = ViewMaker(
+        config.views, config.method.view_mode, size, manifest["mean"], manifest["std"]
+    )
+    array = _box_array(boxes, store) if config.views.needs_boxes else None
+    return ImageLoader(store["train"], views, config.batch_size, seed, machine.device, array), views
+
+
+def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
+    """The train images' boxes (N, 4) in store order; a refused box set stops the training."""
+    if boxes is None:
+        raise ValueError("pretrain.views.crop asks for boxes, but no box set was made")
+    if not boxes.manifest["accepted"]:
+        reasons = "; ".join(boxes.manifest["reasons"])
+        raise ValueError(
+            f"the box set was not accepted ({reasons}). Choose another crop_boxes.method, or set "
+            "pretrain.views.crop to random_resized or full_box"
+        )
+    table = boxes.table[boxes.table["split"] == "train"]
+    if len(table) != len(store["train"]):
+        raise ValueError(
+            f"the box set has {len(table)} train boxes for {len(store['train'])} images; "
+            "run crop_boxes again"
+        )
+    return table[["x0", "y0", "x1", "y1"]].to_numpy(np.float32)
+
+
+def _plan_facts(
+    store: Store, config: PretrainConfig, method: Method, loader: ImageLoader, machine: Machine
+) -> dict[str, Any]:
+    flops, seconds = measure_step(method, next(loader.epoch(0)), machine)
+    steps = loader.steps_per_epoch * config.epochs
+    return {
+        "method": config.method.name,
+        "images": len(store["train"]),
+        "view size": "x".join(str(side) for side in _view_size(store, config)),
+        "epochs": config.epochs,
+        "steps": steps,
+        "batch size": config.batch_size,
+        "lr after scaling": scaled_lr(config.base_lr, config.batch_size),
+        "parameters trained (M)": round(count_parameters(method) / 1e6, 2),
+        "parameters of the encoder (M)": round(count_parameters(method.encoder) / 1e6, 2),
+        "GFLOP per image": round(flops / 1e9, 4),
+        "device": f"{machine.device}, {machine.precision}",
+        "estimated time": duration(steps * seconds),
+    }
+
+
+def _fingerprint(
+    store: Store, boxes: BoxSet | None, config: PretrainConfig, run: RunInfo
+) -> dict[str, Any]:
+    plain = to_plain(config)
+    for free in ("log_every", "save_minutes"):  # change what is written, not what is learnt
+        plain.pop(free)
+    boxed = config.views.needs_boxes and boxes is not None
+    return {
+        "pretrain": plain,
+        "seed": run.seed,
+        "data_hash": store.manifest["data_hash"],
+        "box_set": boxes.manifest["box_set_id"] if boxed and boxes is not None else None,
+    }
+
+
+def _rows(bundle: EncoderBundle, curve: pd.DataFrame, facts: dict[str, Any]) -> pd.DataFrame:
+    last = curve.iloc[-1]
+    values = {
+        "loss": last["loss"],
+        "images_per_s": curve["images_per_s"].median(),
+        "seconds": facts["seconds"],
+        "gflop_per_image": facts["GFLOP per image"],
+        "parameters_m": facts["parameters of the encoder (M)"],
+    }
+    return pd.DataFrame(
+        [
+            result_row(bundle.manifest, "train", "pretrain", "none", name, value)
+            for name, value in values.items()
+        ]
+    )

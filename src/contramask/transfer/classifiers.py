@@ -1,0 +1,93 @@
+"""Classifiers on cached features: weighted nearest neighbours and logistic regression."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def knn_votes(
+    train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Class votes (M, K) of the k most similar train features, DINO's protocol (2104.14294).
+
+    Cosine similarity of L2-normalised features (N, D) and (M, D); each neighbour votes with weight
+    exp(similarity / temperature). Exact, in chunks of queries.
+    """
+    gallery = F.normalize(train, dim=1)
+    one_hot = F.one_hot(labels, num_classes).float()
+    votes = []
+    for queries in F.normalize(test, dim=1).split(1024):
+        similarity, neighbours = (queries @ gallery.T).topk(min(k, len(gallery)), dim=1)
+        weight = (similarity / temperature).exp()
+        votes.append((one_hot[neighbours] * weight[..., None]).sum(dim=1))
+    return torch.cat(votes)
+
+
+def top1(scores: Tensor, labels: Tensor) -> float:
+    """Share of rows whose largest score is at the label, in percent."""
+    return float((scores.argmax(dim=1) == labels).float().mean()) * 100
+
+
+def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Zero mean and unit deviation per dimension, measured on `train` and applied to all."""
+    mean, std = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
+    return tuple((features - mean) / std for features in (train, *others))
+
+
+def logistic_regression(
+    features: Tensor, labels: Tensor, num_classes: int, weight_decay: float, max_iter: int = 200
+) -> tuple[Tensor, Tensor]:
+    """Weight (K, D) and bias (K,) that minimise mean cross-entropy + weight_decay/2 |weight|^2.
+
+    The problem is convex, so L-BFGS from zero needs no seed and no learning rate.
+    """
+    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_classes, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=max_iter, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = loss + weight_decay / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def linear_scores(
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    num_classes: int,
+    weight_decays: tuple[float, ...],
+    seed: int,
+) -> tuple[Tensor, float]:
+    """Scores (M, K) of the best linear classifier of a grid, and the weight decay it took.
+
+    Features are standardised; the weight decay is chosen on a tenth of the *train* images and the
+    classifier then fitted on all of them, so that no test image has a say.
+    """
+    train, test = standardise(train, test)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held, rest = order[: max(len(order) // 10, 1)], order[max(len(order) // 10, 1) :]
+    best = weight_decays[0]
+    if len(weight_decays) > 1:
+        scores = []
+        for decay in weight_decays:
+            weight, bias = logistic_regression(train[rest], labels[rest], num_classes, decay)
+            scores.append(top1(F.linear(train[held], weight, bias), labels[held]))
+        best = weight_decays[max(range(len(scores)), key=scores.__getitem__)]
+    weight, bias = logistic_regression(train, labels, num_classes, best)
+    return F.linear(test, weight, bias), best
+
+
+def low_shot_rows(labels: Tensor, shots: int, seed: int) -> Tensor:
+    """Row numbers of `shots` random images of each class that has so many."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    shuffled = labels[order]
+    rows = [order[shuffled == c][:shots] for c in range(int(labels.max()) + 1)]
+    return torch.cat([r for r in rows if len(r) == shots])

@@ -1,0 +1,148 @@
+"""What segmentation and detection share: which images, at which size, trained how."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from timm.layers import DropPath  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from contramask.data.loader import Batch, ImageLoader, Subset
+from contramask.data.store import StoreSplit
+from contramask.data.views import whole_images
+from contramask.models.bundle import EncoderBundle
+from contramask.models.encoder import VisionEncoder, describe
+from contramask.results import StageOutput
+from contramask.tracker import Tracker
+from contramask.train.device import Machine
+from contramask.train.loop import BatchSource, TrainPlan, fit
+from contramask.train.optim import adamw
+from contramask.train.schedule import warmup_cosine
+from contramask.transfer.features import Normalised
+from contramask.typed import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class TuneConfig:
+    """How a dense head, and the encoder under it, is trained: AdamW, warm-up, half a cosine."""
+
+    epochs: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    lr: float = Field(default=1e-3, gt=0)  # the peak rate itself, not per 256 images
+    weight_decay: float = Field(default=0.05, ge=0)
+    layer_decay: float = Field(default=0.75, gt=0, le=1)  # 1: all as fast as the head
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, lt=1)  # share of all steps
+    clip_grad: float | None = Field(default=1.0, gt=0)
+
+
+class TargetLoader:
+    """An `ImageLoader` whose batches also carry what a dense task is to learn."""
+
+    def __init__(self, loader: ImageLoader, add_targets: Callable[[Batch], Batch]) -> None:
+        self.loader, self.add_targets = loader, add_targets
+        self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on, on the device."""
+        for batch in self.loader.epoch(epoch, start):
+            yield self.add_targets(batch)
+
+
+def some(split: StoreSplit, limit: int | None) -> Subset:
+    """At most `limit` images of a split, spread evenly over it."""
+    return Subset(split, spread(len(split), limit))
+
+
+def spread(count: int, limit: int | None) -> np.ndarray:
+    """`limit` row numbers spread evenly over `count`, all when there are no more than that."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.arange(limit) * count // limit
+
+
+def enlarged(bundle: EncoderBundle, upscale: float) -> EncoderBundle:
+    """The encoder made for images `upscale` times larger, position embeddings resampled.
+
+    Raises `ValueError` when the enlarged image is no whole number of patches.
+    """
+    rows, cols = bundle.encoder.image_size
+    patch = bundle.encoder.patch_size
+    size = (round(rows * upscale), round(cols * upscale))
+    if size[0] % patch or size[1] % patch or min(size) < patch:
+        raise ValueError(
+            f"upscale {upscale} makes {rows}x{cols} px into {size[0]}x{size[1]} px, which patches "
+            f"of {patch} px do not fill; choose one that gives multiples of {patch}"
+        )
+    encoder = bundle.encoder.resized(size)
+    return EncoderBundle(encoder, {**bundle.manifest, "arch": describe(encoder)})
+
+
+def tunable(encoder: VisionEncoder, drop_path: float) -> VisionEncoder:
+    """A copy of the encoder to fine-tune: positions trained too, drop path rising with depth."""
+    copy = encoder.resized(encoder.image_size)
+    copy.get_parameter("pos_embed").requires_grad_(True)
+    depth = len(copy.blocks)
+    for i, block in enumerate(copy.blocks):
+        rate = drop_path * i / max(depth - 1, 1)
+        if rate:
+            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+    return copy
+
+
+def tune(
+    model: nn.Module,
+    source: BatchSource,
+    groups: list[dict[str, Any]],
+    config: TuneConfig,
+    machine: Machine,
+    *,
+    name: str,
+    seed: int,
+    tracker: Tracker,
+) -> pd.DataFrame:
+    """Train `model` on `source` as `config` says, through the one loop; returns its curve."""
+    total = config.epochs * source.steps_per_epoch
+    plan = TrainPlan(
+        name=name,
+        epochs=config.epochs,
+        optimizer=adamw(groups, config.lr, betas=(0.9, 0.999)),
+        factor_at=partial(_factor, total=total, warmup=ceil(config.warmup * total)),
+        machine=machine,
+        seed=seed,
+        clip_grad=config.clip_grad,
+        log_every=max(min(20, total // 10), 1),
+    )
+    return fit(model, source, plan, tracker)
+
+
+def _factor(step: int, total: int, warmup: int) -> float:
+    return warmup_cosine(step + 1, total, warmup)  # the first step is not at rate 0
+
+
+def normalise(pixels: Tensor, inputs: Normalised) -> Tensor:
+    """uint8 (B, H, W, C) on any device to what the encoder reads, float (B, C, rows, cols)."""
+    return (whole_images(pixels.to(inputs.device), inputs.size) - inputs.mean) / inputs.std
+
+
+def chunks(count: int, size: int) -> list[np.ndarray]:
+    """Row numbers 0..count-1 in consecutive chunks of at most `size`."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def joined(parts: Sequence[StageOutput], facts: dict[str, Any]) -> StageOutput:
+    """The rows, tables and arrays of all parts in one output."""
+    frames = [part.rows for part in parts if len(part.rows)]
+    tables = {name: table for part in parts for name, table in part.tables.items()}
+    arrays = {name: array for part in parts for name, array in part.arrays.items()}
+    return StageOutput(pd.concat(frames, ignore_index=True), tables, arrays, facts)
+
+
+def rounded(scores: Mapping[str, float]) -> str:
+    """Scores as one line of text."""
+    return ", ".join(f"{name} {value:.1f}" for name, value in scores.items())

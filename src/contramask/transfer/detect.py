@@ -1,0 +1,303 @@
+"""Detection and instance segmentation: Mask R-CNN on the encoder, scored as COCO scores it."""
+
+import logging
+import time
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional as F
+
+from contramask.data.loader import Batch, ImageLoader, Subset
+from contramask.data.store import Store, StoreSplit
+from contramask.methods.base import StepOutput
+from contramask.models.bundle import EncoderBundle, random_init_bundle
+from contramask.models.mask_rcnn import DetectorConfig, FasterRCNN, MaskRCNN
+from contramask.models.regions import paste_masks
+from contramask.progress import track
+from contramask.results import StageOutput, result_row
+from contramask.tracker import Tracker
+from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
+from contramask.train.optim import layer_decay_groups
+from contramask.transfer.dense import (
+    TargetLoader,
+    TuneConfig,
+    chunks,
+    enlarged,
+    joined,
+    normalise,
+    rounded,
+    some,
+    spread,
+    tunable,
+    tune,
+)
+from contramask.transfer.features import Normalised
+from contramask.transfer.jitter import JitterConfig, draw_placement, place_images, place_objects
+from contramask.transfer.metrics import coco_scores, coco_truth, encode_masks
+from contramask.typed import STRICT, to_plain
+
+log = logging.getLogger(__name__)
+
+EVAL_BATCH = 64
+BOX_COLUMNS = ["image", "category", "score", "x0", "y0", "x1", "y1", "rle"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DetectionConfig:
+    """How the detector is built and trained; encoder and detector learn together.
+
+    The defaults suit the digit scenes on two cores; conf/ holds ViTDet's COCO recipe.
+    """
+
+    train_limit: int | None = Field(default=2000, ge=2)  # images, spread over the train split
+    val_limit: int | None = Field(default=500, ge=1)
+    upscale: float = Field(default=1.0, gt=0)  # the encoder reads images this much larger
+    tune: TuneConfig = TuneConfig(epochs=4, batch_size=16, lr=1e-3)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    jitter: JitterConfig = field(default_factory=JitterConfig)
+    pictures: int = Field(default=8, ge=0)
+    anchor: bool = True  # measure the random-init encoder beside the trained one
+
+
+@plain_dataclass(frozen=True)
+class _Task:
+    """What both encoders of one run share."""
+
+    store: Store
+    config: DetectionConfig
+    machine: Machine
+    tracker: Tracker
+    train: Subset
+    val: Subset
+
+    @property
+    def classes(self) -> list[str]:
+        names: list[str] = self.store.manifest["instance_classes"]
+        return names
+
+
+class Detector(torch.nn.Module):
+    """Makes of the detector's named losses one loss, as the training loop expects."""
+
+    def __init__(self, net: FasterRCNN) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """One step's loss, the sum of the terms, from `images` and `targets`."""
+        losses = self.net(batch["images"], batch["targets"])
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        return StepOutput(total, {name: value.detach() for name, value in losses.items()})
+
+
+def run_detection(
+    bundle: EncoderBundle,
+    store: Store,
+    config: DetectionConfig,
+    launch: LaunchConfig,
+    tracker: Tracker,
+) -> StageOutput:
+    """Detect with one encoder (and its random-init anchor), trained on the same batches.
+
+    Rows: box_ap, box_ap50, box_ap75 and, where the store has masks, mask_ap, mask_ap50, mask_ap75
+    in percent, in the store's pixels; protocol `mask_rcnn`, or `faster_rcnn` for boxes only.
+    Skipped when the store has no objects or no val images.
+    """
+    reason = _unsuited(store)
+    if reason:
+        log.warning("detection is skipped: %s", reason)
+        return StageOutput.skipped("detection", reason)
+    started = time.perf_counter()
+    train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
+    task = _Task(store, config, pick_machine(launch), tracker, train, val)
+    bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
+    parts = [_measure(task, enlarged(one, config.upscale)) for one in bundles]
+    seconds = round(time.perf_counter() - started, 1)
+    return joined(parts, {**_facts(task, bundle), "seconds": seconds})
+
+
+def _unsuited(store: Store) -> str:
+    """Why nothing can be detected in the store, empty when something can."""
+    if not store.has_instances:
+        return "the images have no objects with boxes"
+    if "val" not in store or not len(store["val"]):
+        return "there are no validation images"
+    if len(store["train"]) < 2:
+        return "there are fewer than two training images"
+    return ""
+
+
+def _facts(task: _Task, bundle: EncoderBundle) -> dict[str, Any]:
+    rows, cols = bundle.encoder.image_size
+    scale = task.config.upscale
+    return {
+        "stage": "detection",
+        "config": to_plain(task.config),
+        "train_images": len(task.train),
+        "val_images": len(task.val),
+        "encoder_input": [round(rows * scale), round(cols * scale)],
+        "classes": task.classes,
+        "machine": machine_name(),
+    }
+
+
+def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
+    """Train the detector on one encoder and score it on the val images."""
+    method, manifest = bundle.manifest["method"], bundle.manifest
+    net, curve = _train(task, bundle)
+    found = _detect_all(task, bundle, net)
+    with_masks = isinstance(net, MaskRCNN)
+    scores, table = _score(task, found, ("bbox", "segm") if with_masks else ("bbox",))
+    protocol = "mask_rcnn" if with_masks else "faster_rcnn"
+    log.info("detection, %s: %s", method, rounded(scores))
+    task.tracker.log({f"detect/{method}/{k}": v for k, v in scores.items()}, len(curve))
+    rows = [result_row(manifest, "val", protocol, "last map", k, v) for k, v in scores.items()]
+    shown = spread(len(task.val), task.config.pictures)
+    tables = {
+        f"{method}-boxes": _pictured_boxes(found, task.val.rows[shown]),
+        f"{method}-per_class": table,
+        f"{method}-curve": curve,
+    }
+    arrays = {f"{method}/images": task.val.__getitems__(shown)}
+    return StageOutput(pd.DataFrame(rows), tables, arrays)
+
+
+def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame]:
+    config, seed, machine = task.config.tune, bundle.manifest["seed"], task.machine
+    torch.manual_seed(seed)
+    kind = MaskRCNN if task.store.has_instance_masks else FasterRCNN
+    encoder = tunable(bundle.encoder, config.drop_path)
+    net = kind(encoder, len(task.classes), task.config.detector)
+    model = prepare(Detector(net), machine)
+    source = _source(task, bundle, seed)
+    heads: list[torch.nn.Module] = [net.pyramid, net.rpn, net.roi_heads]
+    groups = layer_decay_groups(encoder, heads, config.weight_decay, config.layer_decay)
+    name = f"detect/{bundle.manifest['method']}"
+    curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
+    return net.eval(), curve
+
+
+def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
+    """Batches with their objects, in an order fixed by the seed."""
+    inputs = Normalised(bundle, task.machine.device)
+    split, jitter = task.store["train"], task.config.jitter
+    targets = [objects_of(split, row, bundle.encoder.image_size) for row in task.train.rows]
+
+    def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
+        return {"images": normalise(pixels, inputs)}
+
+    def add_objects(batch: Batch) -> Batch:
+        chosen = [_to(targets[i], task.machine) for i in batch["index"].tolist()]
+        if jitter.is_idle:
+            return {**batch, "targets": chosen}
+        placement = draw_placement(batch["key"], jitter)
+        single = torch.arange(len(chosen), device=task.machine.device)[:, None]
+        moved = [place_objects(t, placement[i]) for t, i in zip(chosen, single, strict=True)]
+        return {**batch, "images": place_images(batch["images"], placement), "targets": moved}
+
+    size = min(task.config.tune.batch_size, len(task.train))
+    return TargetLoader(
+        ImageLoader(task.train, views, size, seed, task.machine.device), add_objects
+    )
+
+
+def objects_of(split: StoreSplit, row: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    """One image's objects enlarged to `size` (rows, columns): boxes (N, 4) px float32, labels from 1
+    (N,) int64, masks (N, rows, columns) uint8. Crowds and boxes without area are left out."""
+    scale = torch.tensor([size[1] / split.width, size[0] / split.height] * 2)
+    objects = [
+        (category, box, mask)
+        for category, box, mask, iscrowd in split.instances_of(row)
+        if not iscrowd and box[2] > box[0] and box[3] > box[1]
+    ]
+    boxes = torch.tensor([box for _, box, _ in objects]).reshape(-1, 4) * scale
+    labels = torch.tensor([category + 1 for category, _, _ in objects], dtype=torch.int64)
+    masks = torch.zeros(len(objects), *size, dtype=torch.uint8)
+    if objects:
+        stored = torch.from_numpy(np.stack([mask for _, _, mask in objects]))
+        masks = F.interpolate(stored[:, None].to(torch.uint8), size=size, mode="nearest-exact")[
+            :, 0
+        ]
+    return {"boxes": boxes, "labels": labels, "masks": masks}
+
+
+def _to(target: dict[str, Tensor], machine: Machine) -> dict[str, Tensor]:
+    return {name: value.to(machine.device) for name, value in target.items()}
+
+
+@torch.no_grad()
+def _detect_all(task: _Task, bundle: EncoderBundle, net: FasterRCNN) -> list[dict[str, Any]]:
+    """COCO results of all val images, in the store's pixels; image_id is the row of the split."""
+    inputs = Normalised(bundle, task.machine.device)
+    results = []
+    parts = chunks(len(task.val), EVAL_BATCH)
+    for part in track(parts, f"evaluate {bundle.manifest['method']}", len(parts)):
+        images = normalise(torch.from_numpy(task.val.__getitems__(part)), inputs)
+        with task.machine.autocast():
+            detections = net.detect(images)
+        for row, found in zip(task.val.rows[part].tolist(), detections, strict=True):
+            results += _results(row, found, task.store["val"], bundle.encoder.image_size)
+    return results
+
+
+def _results(
+    row: int, found: dict[str, Tensor], split: StoreSplit, size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """One image's detections as COCO results: boxes and masks scaled back to the store's size."""
+    scale = torch.tensor([split.width / size[1], split.height / size[0]] * 2)
+    boxes = found["boxes"].float().cpu()
+    x0, y0, x1, y1 = (boxes * scale).unbind(1)
+    corners = torch.stack([x0, y0, x1 - x0, y1 - y0], dim=1).tolist()
+    labels, scores = (found["labels"] - 1).tolist(), found["scores"].tolist()
+    results: list[dict[str, Any]] = [
+        {"image_id": row, "category_id": label, "score": score, "bbox": box}
+        for label, score, box in zip(labels, scores, corners, strict=True)
+    ]
+    if "masks" in found and results:
+        shape = (split.height, split.width)
+        # torchvision cuts its mask targets without aligned corners, half a pixel up and left.
+        masks = paste_masks(found["masks"][:, 0].cpu(), (boxes + 0.5) * scale, shape)
+        for result, counts in zip(results, encode_masks(masks.numpy()), strict=True):
+            result["segmentation"] = {"size": list(shape), "counts": counts}
+    return results
+
+
+def _score(
+    task: _Task, found: list[dict[str, Any]], kinds: tuple[Literal["bbox", "segm"], ...]
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """All metrics by name, and AP by class."""
+    split = task.store["val"]
+    if split.instances is None:
+        raise ValueError("the store's val split has no table of objects")
+    shape = (split.height, split.width)
+    truth = coco_truth(split.instances, task.val.rows.tolist(), shape, task.classes)
+    scores: dict[str, float] = {}
+    owner = pd.Series([a["category_id"] for a in truth["annotations"]], dtype="int64")
+    counts = owner.value_counts().reindex(range(len(task.classes)), fill_value=0)
+    table = pd.DataFrame({"class": task.classes, "objects": counts.to_numpy()})
+    for kind in kinds:
+        name = {"bbox": "box", "segm": "mask"}[kind]
+        result = coco_scores(truth, found, kind)
+        scores |= {f"{name}_{metric}": value for metric, value in result.overall.items()}
+        table[f"{name}_ap"] = result.by_class
+    return scores, table
+
+
+def _pictured_boxes(found: list[dict[str, Any]], rows: np.ndarray) -> pd.DataFrame:
+    """The detections in the pictured images; `image` counts these pictures from 0."""
+    place = {int(row): number for number, row in enumerate(rows)}
+    lines = []
+    for result in found:
+        if result["image_id"] in place:
+            x, y, width, height = result["bbox"]
+            rle = result.get("segmentation", {"counts": ""})["counts"]
+            head = [place[result["image_id"]], result["category_id"], result["score"]]
+            lines.append([*head, x, y, x + width, y + height, rle])
+    return pd.DataFrame(lines, columns=BOX_COLUMNS)

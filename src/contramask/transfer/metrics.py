@@ -1,0 +1,146 @@
+"""Metrics of the dense tasks: one confusion matrix, and COCO's average precision."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core import mask as rle_codec
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+#: The semantic value that is neither learnt nor counted.
+IGNORE_INDEX = 255
+
+#: The first of COCOeval's statistics, in their order.
+_COCO_STATS = ("ap", "ap50", "ap75")
+
+
+def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by (true, predicted) class: (K, K) int64, rows true.
+
+    `truth` and `predicted` are integer tensors of one shape; pixels whose truth is 255 are left
+    out. Raises `ValueError` when a counted value is no class.
+    """
+    counted = truth != IGNORE_INDEX
+    true, pred = truth[counted].to(torch.int64), predicted[counted].to(torch.int64)
+    for name, values in (("truth", true), ("prediction", pred)):
+        if len(values) and int(values.max()) >= num_classes:
+            raise ValueError(f"the {name} holds class {int(values.max())} of only {num_classes}")
+    cells = torch.bincount(true * num_classes + pred, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def segmentation_scores(confusion: Tensor) -> dict[str, float]:
+    """mIoU, mean class accuracy, pixel accuracy and frequency-weighted IoU in percent.
+
+    Counts are pooled over the data set. IoU is averaged over classes that occur in truth or
+    prediction, accuracy over classes that occur in truth. Without any pixel all are 0.
+    """
+    iou, accuracy, share = _per_class(confusion)
+    total = float(confusion.sum())
+    return {
+        "miou": _mean_percent(iou),
+        "macc": _mean_percent(accuracy),
+        "aacc": 100 * float(confusion.diagonal().sum()) / total if total else 0.0,
+        "fwiou": 100 * float(np.nansum(share * np.nan_to_num(iou))) if total else 0.0,
+    }
+
+
+def per_class_table(confusion: Tensor, names: Sequence[str]) -> pd.DataFrame:
+    """One row a class: class, iou, accuracy, share of true pixels (percent); NaN where absent."""
+    iou, accuracy, share = _per_class(confusion)
+    columns = {"iou": 100 * iou, "accuracy": 100 * accuracy, "share": 100 * share}
+    return pd.DataFrame({"class": list(names), **columns})
+
+
+def _per_class(confusion: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    counts = confusion.cpu().numpy().astype(np.float64)
+    hit, true, pred = counts.diagonal(), counts.sum(1), counts.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return hit / (true + pred - hit), hit / true, true / counts.sum()
+
+
+def _mean_percent(values: np.ndarray) -> float:
+    present = values[~np.isnan(values)]
+    return 100 * float(present.mean()) if len(present) else 0.0
+
+
+def encode_masks(masks: np.ndarray) -> list[str]:
+    """Compressed COCO run lengths of bool masks (N, H, W), as text."""
+    columns_first = np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8))
+    return [_text(rle["counts"]) for rle in rle_codec.encode(columns_first)]
+
+
+def _text(counts: bytes | str) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def coco_truth(
+    instances: pd.DataFrame, images: Sequence[int], size: tuple[int, int], classes: Sequence[str]
+) -> dict[str, Any]:
+    """A store's instance table as COCO annotations for the given image numbers.
+
+    `instances` has the store's columns (image, category, x0, y0, x1, y1, area, iscrowd, rle);
+    `size` is (rows, columns) in px. Images without objects stay in: what is found there is wrong.
+    """
+    rows, cols = size
+    kept = instances[instances["image"].isin(list(images))]
+    annotations = []
+    for number, row in enumerate(kept.to_dict("records"), start=1):
+        annotation = {
+            "id": number,
+            "image_id": int(row["image"]),
+            "category_id": int(row["category"]),
+            "bbox": [row["x0"], row["y0"], row["x1"] - row["x0"], row["y1"] - row["y0"]],
+            "area": float(row["area"]),
+            "iscrowd": int(row["iscrowd"]),
+        }
+        if row.get("rle"):
+            annotation["segmentation"] = {"size": [rows, cols], "counts": row["rle"]}
+        annotations.append(annotation)
+    return {
+        "images": [{"id": int(i), "height": rows, "width": cols} for i in images],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
+        "annotations": annotations,
+    }
+
+
+@dataclass(frozen=True)
+class CocoScores:
+    """COCO's `ap` (IoU 0.50:0.95), `ap50`, `ap75`, and AP by class, in percent; -1 without truth."""
+
+    overall: dict[str, float]
+    by_class: list[float]
+
+
+def coco_scores(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
+) -> CocoScores:
+    """Average precision of boxes or masks over all areas, at most 100 detections an image.
+
+    `results` follow COCO's result format (image_id, category_id, score, bbox xywh or segmentation
+    RLE). Crowds are ignored, not missed.
+    """
+    wanted = "bbox" if kind == "bbox" else "segmentation"
+    keys = ("image_id", "category_id", "score", wanted)
+    reference = COCO(dict(truth))
+    found = reference.loadRes([{key: result[key] for key in keys} for result in results])
+    evaluation = COCOeval_faster(reference, found, iouType=kind, print_function=log.debug)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    overall = {name: _percent(evaluation.stats[i]) for i, name in enumerate(_COCO_STATS)}
+    # (IoU thresholds, recalls, classes, areas, detection limits): all areas, the largest limit
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    by_class = [_percent(p[p > -1].mean() if (p > -1).any() else -1) for p in precision.T]
+    return CocoScores(overall, by_class)
+
+
+def _percent(value: float) -> float:
+    return 100 * float(value) if value >= 0 else -1.0

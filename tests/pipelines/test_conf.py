@@ -1,0 +1,48 @@
+"""What stands in conf/: every environment can be run with every method."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from kedro.framework.project import settings
+from kedro.framework.startup import bootstrap_project
+
+from contramask.config import parse_parameters
+from contramask.methods import MethodConfig
+from pipelines.hooks import OWN_PARAMETERS
+from pipelines.loader import ExperimentConfigLoader
+
+ROOT = Path(__file__).parents[2]
+METHODS = [kind().name for kind in get_args(get_args(MethodConfig)[0])]
+
+
+def parsed(env: str, **runtime_params: Any) -> dict[str, Any]:
+    bootstrap_project(ROOT)
+    loader = ExperimentConfigLoader(
+        str(ROOT / "conf"), env=env, runtime_params=runtime_params, **settings.CONFIG_LOADER_ARGS
+    )
+    sections = {k: v for k, v in loader["parameters"].items() if k not in OWN_PARAMETERS}
+    return parse_parameters(sections)
+
+
+def test_every_method_has_settings() -> None:
+    text = (ROOT / "conf" / "base" / "parameters_methods.yml").read_text(encoding="utf-8")
+    assert sorted(yaml.safe_load(text)["methods"]) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("env", ["base", "smoke", "tiny_imagenet", "folder"])
+def test_every_environment_can_run_every_method(env: str, method: str) -> None:
+    typed = parsed(env, pretrain={"method": {"name": method}})
+    assert typed["pretrain"].method.name == method
+    assert typed["pretrain"].method.decoder.embed_dim <= 128  # the paper's 512 is for ViT-B
+
+
+def test_the_environments_change_the_data_they_are_named_after() -> None:
+    assert parsed("base")["dataset"].source == "digit_scenes"
+    assert parsed("smoke")["dataset"].scenes.num_train == 600
+    tiny = parsed("tiny_imagenet")
+    assert (tiny["dataset"].source, tiny["dataset"].image_size) == ("tiny_imagenet", 64)
+    assert tiny["pretrain"].encoder.patch_size == 8
+    assert parsed("folder")["dataset"].labels == "none"

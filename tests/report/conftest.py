@@ -1,0 +1,268 @@
+"""A small results folder as the stages of several experiments would leave it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from faster_coco_eval.core.mask import encode
+from PIL import Image, ImageDraw, ImageFont
+
+from contramask.report.page import ReportInputs
+from contramask.results import COLUMNS, StageOutput
+
+NASTY = "<script>alert(1)</script>"
+CLASSES = [*(str(digit) for digit in range(9)), NASTY]
+#: (task, protocol, readout, metric, values of random_init, mae, cmae at seed 0)
+VALUES = (
+    ("probe", "knn", "mean", "knn_top1", (31.0, 28.5, 55.0)),
+    ("probe", "5-shot", "mean", "low_shot_top1", (24.0, 33.0, 51.0)),
+    ("probe", "linear", "mean", "linear_top1", (52.0, 70.0, 74.0)),
+    ("finetune", "finetune", "mean", "finetune_top1", (81.0, 82.4, 82.0)),
+    ("segmentation", "linear", "patch", "miou", (21.0, 30.0, 38.0)),
+    ("segmentation", "upernet", "patch", "miou", (41.0, 45.0, 47.0)),
+    ("detection", "mask_rcnn", "patch", "box_ap", (11.0, 16.0, 15.5)),
+    ("detection", "mask_rcnn", "patch", "mask_ap", (9.0, 13.0, 13.2)),
+)
+METHODS = ("random_init", "mae", "cmae")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Digits on grounds: images (n, 32, 32, 3), label maps, labels and boxes (n, 4) in pixels."""
+
+    images: np.ndarray
+    semantic: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+
+
+def draw_scenes(count: int, size: int = 32) -> Scenes:
+    """One large digit on a shaded, noisy ground in every image."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((count, size, size, 3), np.uint8)
+    semantic = np.zeros((count, size, size), np.uint8)
+    labels = np.arange(count) % len(CLASSES)
+    boxes = np.zeros((count, 4))
+    rows, cols = np.mgrid[:size, :size] / size
+    for i in range(count):
+        ground = (
+            rng.uniform(40, 150, 3) + 70 * (rng.normal() * rows + rng.normal() * cols)[..., None]
+        )
+        picture = Image.fromarray(
+            np.clip(ground + rng.normal(0, 9, (size, size, 3)), 0, 255).astype(np.uint8)
+        )
+        shape = Image.new("L", (size, size))
+        place = rng.integers(2, size // 3, 2)
+        ImageDraw.Draw(shape).text(
+            place, str(labels[i]), fill=255, font=ImageFont.load_default(size * 0.65)
+        )
+        picture.paste(tuple(int(v) for v in rng.integers(150, 255, 3)), mask=shape)
+        images[i] = picture
+        semantic[i][np.array(shape) > 127] = labels[i]
+        boxes[i] = shape.getbbox()
+    return Scenes(images, semantic, labels, boxes)
+
+
+def rows_of(method: str, seed: int, task: str, hashes: dict[str, str]) -> pd.DataFrame:
+    """The rows one encoder gets from one task; a seed adds a point."""
+    anchor = method == "random_init"
+    config = "none" if anchor else hashes[method]
+    name = f"random_init-s{seed}" if anchor else f"{method}-{config}-s{seed}"
+    rows = []
+    for own, protocol, readout, metric, values in VALUES:
+        if own == task:
+            value = values[METHODS.index(method)] + seed * (1.0 + METHODS.index(method) / 4)
+            rows.append((protocol, readout, metric, value))
+            if task == "probe":
+                rows.append((protocol, "cls", metric, value - 5))
+    if task == "pretrain":
+        costs = {"loss": 0.41, "images_per_s": 950.0, "seconds": 210.0, "gflop_per_image": 0.08}
+        rows = [("pretrain", "none", metric, value) for metric, value in costs.items()]
+    common = {
+        "experiment": name,
+        "method": method,
+        "encoder": "128x6/4",
+        "data": "digit_scenes",
+        "split": "train" if task == "pretrain" else "val",
+        "seed": seed,
+        "config_hash": config,
+        "code_revision": "abc123def456",
+        "date": "2026-11-02",
+    }
+    named = [
+        {**common, "protocol": p, "readout": r, "metric": m, "value": v} for p, r, m, v in rows
+    ]
+    return pd.DataFrame(named, columns=COLUMNS)
+
+
+def pretrain_output(method: str, seed: int, scenes: Scenes) -> StageOutput:
+    """Curve, previews and plan."""
+    step = np.arange(200)
+    rng = np.random.default_rng(seed)
+    recon = 0.4 + 0.6 * np.exp(-step / 40) + rng.normal(0, 0.01, 200)
+    curve = pd.DataFrame({"step": step, "epoch": step / 10, "lr": 1e-3 * np.cos(step / 130)})
+    curve["recon_loss"] = curve["loss"] = recon
+    if method == "cmae":
+        falls = 2.5 * np.exp(-step / 30) + 2.2 + 0.004 * np.maximum(step - 80, 0)
+        curve["contrast_loss"] = falls + rng.normal(0, 0.02, 200)
+        curve["loss"] = recon + 0.14 * curve["contrast_loss"]
+        curve["positive_cosine"] = 0.9 - 0.5 * np.exp(-step / 50)
+        curve["negative_cosine"] = 0.3 * np.exp(-step / 30)
+        curve["contrast_top1"] = 1 - np.exp(-step / 60)
+        curve["feature_std"] = 0.9 - 0.3 * np.exp(-step / 20)
+    images = scenes.images[:6]
+    hidden = np.kron(rng.random((6, 8, 8)) < 0.7, np.ones((4, 4), bool))[..., None]
+    smooth = images.reshape(6, 8, 4, 8, 4, 3).mean(axis=(2, 4)).astype(np.uint8)
+    painted = np.where(hidden, np.kron(smooth, np.ones((1, 4, 4, 1), np.uint8)), images)
+    arrays = {
+        "original": images,
+        "masked": np.where(hidden, np.uint8(127), images),
+        "reconstruction": painted,
+        "view": images[:, :, ::-1],
+    }
+    if method == "cmae":
+        arrays["target_view"] = np.roll(images, 3, axis=2) // 2 + 60
+    facts = {
+        "plan": {"epochs": 20, "steps": 200, "batch_size": 128, "lr": 2.5e-4, "images": 12000},
+        "config": {"method": {"name": method, "mask_ratio": 0.75}, "note": NASTY},
+        "machine": "2 cores, 8 GB, no accelerator",
+        "seconds": 210.0 + seed,
+        "command": f"kedro run --params pretrain.method.name={method},seed={seed}",
+        "versions": {"torch": "2.15.0", "timm": "1.0.31"},
+    }
+    return StageOutput(tables={"curve": curve}, arrays=arrays, facts=facts)
+
+
+def transfer_output(task: str, methods: tuple[str, ...], seed: int, scenes: Scenes) -> StageOutput:
+    """Arrays, tables and facts of one transfer task for the experiment's encoder and the anchor."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    for method in methods:
+        good = {"random_init": 0.6, "mae": 1.2, "cmae": 2.6}[method]
+        if task == "probe":
+            labels = np.repeat(np.arange(len(CLASSES)), 15)
+            centres = np.random.default_rng(1).normal(size=(len(CLASSES), 16))
+            features = good * centres[labels] + rng.normal(size=(len(labels), 16))
+            arrays |= {
+                f"{method}/features": features.astype(np.float16),
+                f"{method}/labels": labels,
+            }
+        elif task == "finetune":
+            count = rng.integers(0, 5, (10, 10)) + np.diag(np.full(10, int(40 * good)))
+            arrays[f"{method}/confusion"] = count
+            epoch = np.arange(20)
+            top1 = 80 * (1 - np.exp(-epoch / 6 * good))
+            tables[f"{method}-curve"] = pd.DataFrame(
+                {"step": epoch * 9, "epoch": epoch, "top1": top1}
+            )
+        elif task == "segmentation":
+            images, truth = scenes.images[:4], scenes.semantic[:4].copy()
+            truth[:, :2] = 255
+            guess = np.where(rng.random(truth.shape) < 0.1, 3, scenes.semantic[:4]).astype(np.uint8)
+            arrays |= {f"{method}/images": images, f"{method}/truth": truth}
+            arrays |= {f"{method}/predicted_linear": guess, f"{method}/predicted_upernet": truth}
+            tables[f"{method}-linear-per_class"] = pd.DataFrame({"class": CLASSES, "iou": 51.25})
+        else:
+            arrays[f"{method}/images"] = scenes.images[:4]
+            tables[f"{method}-boxes"] = detections(scenes, good)
+    config = {"k": 20, "temperature": 0.07} if task == "probe" else {"epochs": 20}
+    facts = {"config": config, "machine": "2 cores, 8 GB, no accelerator", "seconds": 30.5}
+    return StageOutput(tables=tables, arrays=arrays, facts=facts)
+
+
+def detections(scenes: Scenes, good: float) -> pd.DataFrame:
+    """For each of four images the right box and a wrong, unsure one."""
+    found = []
+    for i in range(4):
+        x0, y0, x1, y1 = scenes.boxes[i]
+        mask = np.asfortranarray((scenes.semantic[i] > 0).astype(np.uint8))
+        right = {"image": i, "category": int(scenes.labels[i]), "score": min(0.3 * good, 0.97)}
+        right |= {"x0": x0, "y0": y0, "x1": x1, "y1": y1, "rle": encode(mask)["counts"]}
+        wrong = {**right, "category": 3, "score": 0.1, "x0": 0.0, "y0": 0.0, "rle": ""}
+        if isinstance(right["rle"], bytes):
+            right["rle"] = right["rle"].decode("ascii")
+        found += [right, wrong]
+    return pd.DataFrame(found)
+
+
+def write_results(folder: Path, seeds: tuple[int, ...], scenes: Scenes) -> None:
+    """mae and cmae over `seeds`, the anchor measured inside each, segmentation skipped for mae."""
+    hashes = {"mae": "a1b2", "cmae": "c3d4"}
+    for method in ("mae", "cmae"):
+        for seed in seeds:
+            home = folder / f"{method}-{hashes[method]}-s{seed}"
+            for task in ("pretrain", "probe", "finetune", "segmentation", "detection"):
+                methods = (method,) if task == "pretrain" else (method, "random_init")
+                if task == "segmentation" and method == "mae":
+                    StageOutput.skipped(task, "no semantic masks <b>here</b>").write(home / task)
+                    continue
+                made = (
+                    pretrain_output(method, seed, scenes)
+                    if task == "pretrain"
+                    else transfer_output(task, methods, seed, scenes)
+                )
+                rows = [rows_of(name, seed, task, hashes) for name in methods]
+                rows = pd.concat(rows, ignore_index=True)
+                StageOutput(rows, made.tables, made.arrays, made.facts).write(home / task)
+
+
+def write_boxes(folder: Path, scenes: Scenes) -> None:
+    """A crop box folder with its preview."""
+    folder.mkdir(parents=True)
+    manifest = {
+        "producer": "attention",
+        "rule": {"name": "quantile", "share": 0.25},
+        "accepted": False,
+        "reasons": ["41 % of the boxes touch all four edges"],
+        "stats": {"mean_area": 0.31, "boxes": 12000},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    heat = np.stack([np.array(Image.fromarray(m).resize((8, 8))) for m in 25 * scenes.semantic[:8]])
+    np.savez(
+        folder / "preview.npz",
+        images=scenes.images[:8],
+        boxes=scenes.boxes[:8] / scenes.images.shape[1],
+        heatmaps=heat,
+    )
+
+
+def make_inputs(root: Path, seeds: tuple[int, ...] = (0, 1)) -> ReportInputs:
+    """Everything a report reads, written under `root`."""
+    scenes = draw_scenes(40)
+    write_results(root / "results", seeds, scenes)
+    write_boxes(root / "boxes", scenes)
+    card = {
+        "name": "digit_scenes",
+        "splits": {"train": 12000, "val": 2000},
+        "image_size": [32, 32],
+        "channels": 3,
+        "classes": CLASSES,
+        "semantic_classes": ["background", *CLASSES[1:]],
+        "instance_classes": CLASSES,
+    }
+    problems = pd.DataFrame(
+        {
+            "id": ["a", "b"],
+            "path": [f"raw/{NASTY}.jpg", "raw/wide.tif"],
+            "problem": ["cannot be decoded", "16 bit grey & more"],
+            "action": ["skipped", "converted"],
+        }
+    )
+    sheet = scenes.images[:40].reshape(4, 10, 32, 32, 3).swapaxes(1, 2).reshape(128, 320, 3)
+    return ReportInputs(root / "results", card, problems, sheet, root / "boxes")
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
+    """Two seeds of mae and cmae."""
+    return make_inputs(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def one_seed(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
+    """One seed of mae and cmae."""
+    return make_inputs(tmp_path_factory.mktemp("report_one"), seeds=(0,))
