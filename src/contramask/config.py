@@ -41,7 +41,8 @@ def parse_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if key not in SECTIONS and key != "seed":
             mistakes.append(_unknown(key))
     for name, kind in SECTIONS.items():
-        values = parameters.get(name) or {}
+        values = parameters.get(name)
+        values = {} if values is None else values
         if not isinstance(values, Mapping):
             mistakes.append(f"{name}: given {values!r}, a group of keys is expected here")
             continue

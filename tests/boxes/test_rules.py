@@ -139,7 +139,7 @@ def test_binding_shares_of_the_method_notes(
 
 
 def test_binding_share_counts_each_axis_of_a_narrow_image() -> None:
-    boxes = np.array([[0.0, 0.0, 0.3, 1.0], [0.0, 0.0, 1.0, 0.3]], dtype=np.float32)
+    boxes = np.array([[0.0, 0.0, 0.7, 1.0], [0.0, 0.0, 1.0, 0.7]], dtype=np.float32)
     wide, tall = binding_share(boxes, (64, 128)), binding_share(boxes, (128, 64))
     assert wide[0] == pytest.approx(tall[1], abs=0.06)
     assert wide[0] > wide[1]  # crops of a wide image leave more room sideways

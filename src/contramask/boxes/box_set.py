@@ -65,8 +65,8 @@ class BoxSet:
     def training_boxes(self) -> np.ndarray:
         """The boxes to crop by, (N, 4) float32; for a refused set as its `on_alarm` says.
 
-        `full` gives whole images (crops then ignore the boxes), `keep` the boxes all the same, and
-        `stop` raises `ValueError` with the reasons.
+        `stop` raises `ValueError` with the reasons, `keep` gives the boxes all the same, and `full`
+        whole images (crops then ignore the boxes).
         """
         if self.accepted or self.manifest["on_alarm"] == "keep":
             return self.boxes
@@ -74,7 +74,8 @@ class BoxSet:
             return np.tile(WHOLE, (len(self.table), 1))
         raise ValueError(
             f"the box set {self.manifest['box_set_id']} was refused: {'; '.join(self.reasons)}."
-            f" crop_boxes.on_alarm `full` would train with whole images, `keep` with these boxes"
+            f" Otherwise set pretrain.views.crop to random_resized, or crop_boxes.on_alarm to keep"
+            f" (train with these boxes) or full (with whole images)"
         )
 
     def write(self, folder: Path) -> None:

@@ -23,7 +23,14 @@ from contramask.boxes.quality import (
     compare_crops,
     ground_truth,
 )
-from contramask.boxes.rules import WHOLE, RuleConfig, binding_share, box_table, find_boxes
+from contramask.boxes.rules import (
+    CORNERS,
+    WHOLE,
+    RuleConfig,
+    binding_share,
+    box_table,
+    find_boxes,
+)
 from contramask.data.store import Store, StoreSplit
 from contramask.progress import track
 from contramask.typed import STRICT, to_plain
@@ -61,8 +68,8 @@ class BoxConfig:
     #: The crops `binds` and the crop check refer to; give those of the pre-training.
     crop: CropConfig = field(default_factory=CropConfig)
     gates: GateConfig = field(default_factory=GateConfig)
-    #: What a training gets from a refused set: whole images, the boxes all the same, or an error.
-    on_alarm: Literal["full", "keep", "stop"] = "full"
+    #: What a training gets from a refused set: an error, the boxes all the same, or whole images.
+    on_alarm: Literal["stop", "keep", "full"] = "stop"
 
 
 @plain_dataclass(frozen=True)
@@ -140,7 +147,7 @@ def _judged(
     """Complete the table, measure, judge, say so in the log, and put the set together."""
     split = store["train"]
     size, crop = (split.height, split.width), config.crop
-    boxes = finding.table[["x0", "y0", "x1", "y1"]].to_numpy(dtype=np.float32)
+    boxes = finding.table[CORNERS].to_numpy(dtype=np.float32)
     table = finding.table.assign(
         image_id=split.ids,
         split="train",
@@ -159,7 +166,7 @@ def _judged(
         "reasons": refusals + ([no_effect] if no_effect else []),
         "warnings": [] if no_effect else warnings(stats, quality, config.gates),
     }
-    measured = _rounded({"statistics": stats, "quality": quality})
+    measured = _rounded({"stats": stats, "quality": quality})
     manifest = {**_origin(store, finding, config), **measured, **verdict}
     manifest["box_set_id"] = content_id(manifest, table, finding.heatmaps)
     _log(manifest)
@@ -206,7 +213,7 @@ def _preview(
 
 def _log(manifest: dict[str, Any]) -> None:
     name = f"box set {manifest['box_set_id']} ({manifest['method']})"
-    stats = manifest["statistics"]
+    stats = manifest["stats"]
     logger.info(
         "%s: %d images, mean box %.0f%% of the image, whole-image fallback %.1f%%",
         name,

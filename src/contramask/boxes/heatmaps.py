@@ -1,9 +1,9 @@
 """Where the object may be, without a trained model: classical heat maps and boxes that need none.
 
 A heat map is float32 in [0, 1] on a (g, g) grid laid over the whole image, 1 = most likely object.
-Each map depends on its own image alone. Every linear step (resize, blur, derivative) is a product
-with a small matrix on each side, which is the fast way to do it for many small images at once, for
-any number of channels. Maps from a trained network come with another producer of the same shape.
+Each map depends on its own image alone, of any size and number of channels. Resizing and blurring
+are products with a small matrix on each side: the fast way for many small images at once. A trained
+network joins as one more `Producer`.
 """
 
 from collections.abc import Callable

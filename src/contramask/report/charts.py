@@ -176,7 +176,7 @@ def feature_dots(title: str, features: np.ndarray, labels: np.ndarray, names: li
     """
     feats = np.nan_to_num(features.astype(np.float64))
     feats /= np.maximum(np.linalg.norm(feats, axis=1, keepdims=True), 1e-12)
-    pca = PCA(n_components=2, svd_solver="full").fit(feats)
+    pca = PCA(n_components=2, svd_solver="randomized", random_state=0).fit(feats)
     keep = np.linspace(0, len(feats) - 1, min(len(feats), MAX_DOTS)).astype(int)
     flat, kept = pca.transform(feats[keep]), labels[keep]
     low, span = flat.min(axis=0), np.maximum(np.ptp(flat, axis=0), 1e-9)

@@ -65,9 +65,14 @@ def draw(material: Material, budget: int) -> Gallery:
 
     When even the smallest do not fit, they are kept: a large page is better than an empty one.
     """
+    gallery, drawn, size = _draw(material, TILES[0]), TILES[0], 0
     for tile in TILES:
-        gallery = _draw(material, tile)
-        if sum(len(picture.png) for picture in gallery.pictures()) <= budget:
+        if size * (tile / drawn) ** 2 > 1.2 * budget:
+            continue  # sizes go with the area, so this one would be far too large
+        if tile != drawn:
+            gallery, drawn = _draw(material, tile), tile
+        size = sum(len(picture.png) for picture in gallery.pictures())
+        if size <= budget:
             break
     return gallery
 

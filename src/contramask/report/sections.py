@@ -1,6 +1,7 @@
 """The parts of the page as plain tables and lists of words, ready for the template."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,9 +66,19 @@ class Owner:
 
 
 def variants_of(stages: Sequence[Stage], rows: pd.DataFrame) -> dict[str, str]:
-    """Experiment -> variant; an experiment without rows keeps its own name."""
+    """Experiment -> variant.
+
+    An experiment without rows gets the variant of another seed (`mae-1f2e-s1` for `mae-1f2e-s0`),
+    or keeps its own name.
+    """
     known = dict(zip(rows["experiment"], rows["variant"], strict=True)) if len(rows) else {}
-    return {stage.experiment: known.get(stage.experiment, stage.experiment) for stage in stages}
+    stems = {_stem(experiment): variant for experiment, variant in known.items()}
+    names = {stage.experiment for stage in stages}
+    return {name: known.get(name, stems.get(_stem(name), name)) for name in sorted(names)}
+
+
+def _stem(experiment: str) -> str:
+    return re.sub(r"-s\d+$", "", experiment)
 
 
 def owners(stages: Sequence[Stage], task: str, variants: Mapping[str, str]) -> list[Owner]:

@@ -1,4 +1,4 @@
-"""The one training loop, which pre-training, fine-tuning, segmentation and detection run through."""
+"""The one training loop: pre-training, fine-tuning, segmentation and detection go through it."""
 
 import logging
 import math

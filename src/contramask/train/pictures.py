@@ -34,9 +34,10 @@ def reconstructions(
     prediction is scaled back with each patch's own mean and deviation (which the network never
     sees), so that colours are comparable.
     """
-    if not hasattr(method, "reconstruct"):
+    reconstruct = getattr(method, "reconstruct", None)
+    if reconstruct is None:
         return {}
-    split = store["val"] if len(store["val"]) else store["train"]
+    split = store["val"] if "val" in store else store["train"]
     count = min(_COUNT, len(split))
     pixels = torch.from_numpy(split.__getitems__(np.arange(count))).to(machine.device)
     view = views.normalise(whole_images(pixels, views.size))
@@ -44,7 +45,7 @@ def reconstructions(
     batch: dict[str, Any] = {"view": view, "key": image_keys(0, 0, index)}
     method.eval()
     with machine.autocast():
-        pred, mask = method.reconstruct(batch)
+        pred, mask = reconstruct(batch)
     encoder = method.encoder
     patches = patchify(view, encoder.patch_size)
     pred = pred.float()

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from contramask.boxes.generate import BoxSet
+from contramask.boxes.box_set import BoxSet
 from contramask.data.loader import ImageLoader
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig, ViewMaker
@@ -32,25 +32,27 @@ from contramask.train.plan import count_parameters, duration, measure_step, prin
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.typed import STRICT, to_plain
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 @dataclass(frozen=True, config=STRICT)
 class PretrainConfig:
-    """One pre-training; defaults are MAE's optimiser (2111.06377, Table 8) with the demo's sizes."""
+    """One pre-training; defaults: MAE's optimiser (2111.06377, Table 8) and the demo's sizes."""
 
     method: MethodConfig = field(default_factory=CMAEConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
-    image_size: int | None = Field(None, ge=8)  # side of the views in px; None: the store's
-    epochs: int = Field(18, ge=1)
-    batch_size: int = Field(128, ge=2)
-    base_lr: float = Field(1.5e-4, gt=0)  # per 256 images
-    warmup_epochs: float = Field(2, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    image_size: int | None = Field(default=None, ge=8)  # side of the views in px; None: the store's
+    epochs: int = Field(default=18, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    base_lr: float = Field(default=1.5e-4, gt=0)  # per 256 images
+    warmup_epochs: float = Field(default=2, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     exempt: Exempt = "one_dim"  # which parameters weight decay spares
-    clip_grad: float | None = Field(None, gt=0)
-    log_every: int = Field(20, ge=1)  # steps
-    save_minutes: float = Field(10, ge=0)  # between running checkpoints
+    clip_grad: float | None = Field(default=None, gt=0)
+    log_every: int = Field(default=20, ge=1)  # steps
+    save_minutes: float = Field(default=10, ge=0)  # between running checkpoints
 
 
 @plain_dataclass(frozen=True)
@@ -76,44 +78,57 @@ def pretrain(
     `ValueError` if configuration and data do not fit together, `ResumeRefused` if `work` holds
     another run's checkpoint, `NonFiniteLoss` if training blows up.
     """
+    started = time.perf_counter()
     machine = pick_machine(launch)
     method = _build(store, config, run.seed)
     prepare(method, machine)
     loader, views = _loader(store, boxes, config, run.seed, machine)
-    peak_lr = scaled_lr(config.base_lr, config.batch_size)
-    facts = _plan_facts(store, config, method, loader, machine)
-    print_plan(f"pre-training {run.experiment}", facts)
+    planned = _plan_facts(store, config, method, loader, machine)
+    print_plan(f"pre-training {run.experiment}", planned)
     preview = view_preview(loader, views)
-    started = time.perf_counter()
-    total, warmup = loader.steps_per_epoch * config.epochs, config.warmup_epochs
-    plan = TrainPlan(
+    keeper = Keeper(work, _fingerprint(store, boxes, config, run))
+    plan = _train_plan(config, method, loader, machine, run.seed)
+    curve = fit(method, loader, plan, tracker, keeper)
+    arrays = preview | reconstructions(method, store, views, machine)
+    method.cpu()
+    bundle = make_bundle(method.encoder, run, config.method.name, method.branch, store.manifest)
+    facts = {
+        "stage": "pretrain",
+        "method": config.method.name,
+        "plan": planned,
+        "config": to_plain(config),
+        "machine": machine_name(),
+        "seconds": round(_training_seconds(curve, config.batch_size), 1),
+        "seconds_total": round(time.perf_counter() - started, 1),
+    }
+    output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
+    keeper.done()
+    return PretrainResult(bundle, output)
+
+
+def _train_plan(
+    config: PretrainConfig, method: Method, loader: ImageLoader, machine: Machine, seed: int
+) -> TrainPlan:
+    groups = decay_groups(method, config.weight_decay, config.exempt)
+    total = loader.steps_per_epoch * config.epochs
+    warmup = int(config.warmup_epochs * loader.steps_per_epoch)
+    return TrainPlan(
         name="pretrain",
         epochs=config.epochs,
-        optimizer=adamw(
-            decay_groups(method, config.weight_decay, config.exempt), peak_lr, config.betas
-        ),
-        factor_at=lambda step: warmup_cosine(step, total, int(warmup * loader.steps_per_epoch)),
+        optimizer=adamw(groups, scaled_lr(config.base_lr, config.batch_size), config.betas),
+        factor_at=lambda step: warmup_cosine(step, total, warmup),
         machine=machine,
-        seed=run.seed,
+        seed=seed,
         clip_grad=config.clip_grad,
         log_every=config.log_every,
         save_minutes=config.save_minutes,
     )
-    keeper = Keeper(work, _fingerprint(store, boxes, config, run))
-    curve = fit(method, loader, plan, tracker, keeper)
-    seconds = time.perf_counter() - started
-    bundle = make_bundle(
-        method.encoder.cpu(), run, config.method.name, method.branch, store.manifest
-    )
-    method.to(machine.device)
-    facts |= {"seconds": round(seconds, 1), "machine": machine_name()}
-    rows = _rows(bundle, curve, facts)
-    arrays = preview | reconstructions(method, store, views, machine)
-    output = StageOutput(
-        rows, {"curve": curve}, arrays, {"plan": facts, "config": to_plain(config), "stage": "pretrain"}
-    )
-    keeper.done()
-    return PretrainResult(bundle, output)
+
+
+def _training_seconds(curve: pd.DataFrame, batch_size: int) -> float:
+    """Seconds of all steps, also of those before an interruption, from the curve's speeds."""
+    steps = curve["step"].diff().fillna(curve["step"])
+    return float((steps * batch_size / curve["images_per_s"]).sum())
 
 
 def _build(store: Store, config: PretrainConfig, seed: int) -> Method:
@@ -143,22 +158,15 @@ def _loader(
 
 
 def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
-    """The train images' boxes (N, 4) in store order; a refused box set stops the training."""
+    """The train images' boxes (N, 4) in store order; a refused box set does as it was told."""
     if boxes is None:
         raise ValueError("pretrain.views.crop asks for boxes, but no box set was made")
-    if not boxes.manifest["accepted"]:
-        reasons = "; ".join(boxes.manifest["reasons"])
+    if boxes.manifest["data_hash"] != store.data_hash:
         raise ValueError(
-            f"the box set was not accepted ({reasons}). Choose another crop_boxes.method, or set "
-            "pretrain.views.crop to random_resized or full_box"
+            f"the box set was made from other images (data {boxes.manifest['data_hash']}, now "
+            f"{store.data_hash}); run crop_boxes again"
         )
-    table = boxes.table[boxes.table["split"] == "train"]
-    if len(table) != len(store["train"]):
-        raise ValueError(
-            f"the box set has {len(table)} train boxes for {len(store['train'])} images; "
-            "run crop_boxes again"
-        )
-    return table[["x0", "y0", "x1", "y1"]].to_numpy(np.float32)
+    return boxes.training_boxes()
 
 
 def _plan_facts(
@@ -203,8 +211,9 @@ def _rows(bundle: EncoderBundle, curve: pd.DataFrame, facts: dict[str, Any]) -> 
         "loss": last["loss"],
         "images_per_s": curve["images_per_s"].median(),
         "seconds": facts["seconds"],
-        "gflop_per_image": facts["GFLOP per image"],
-        "parameters_m": facts["parameters of the encoder (M)"],
+        "seconds_total": facts["seconds_total"],
+        "gflop_per_image": facts["plan"]["GFLOP per image"],
+        "parameters_m": facts["plan"]["parameters of the encoder (M)"],
     }
     return pd.DataFrame(
         [

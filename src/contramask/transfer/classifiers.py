@@ -6,20 +6,27 @@ from torch.nn import functional as F
 
 
 def knn_votes(
-    train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int = 20, temperature: float = 0.07
+    train: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
 ) -> Tensor:
     """Class votes (M, K) of the k most similar train features, DINO's protocol (2104.14294).
 
     Cosine similarity of L2-normalised features (N, D) and (M, D); each neighbour votes with weight
-    exp(similarity / temperature). Exact, in chunks of queries.
+    exp(similarity / temperature), relative to the nearest one's: that is 1. Exact, in chunks of
+    queries.
     """
     gallery = F.normalize(train, dim=1)
-    one_hot = F.one_hot(labels, num_classes).float()
     votes = []
-    for queries in F.normalize(test, dim=1).split(1024):
+    for queries in torch.split(F.normalize(test, dim=1), 1024):
         similarity, neighbours = (queries @ gallery.T).topk(min(k, len(gallery)), dim=1)
-        weight = (similarity / temperature).exp()
-        votes.append((one_hot[neighbours] * weight[..., None]).sum(dim=1))
+        # Relative, because exp(1 / temperature) overflows below a temperature of 0.012.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        vote = torch.zeros(len(queries), num_classes)
+        votes.append(vote.scatter_add_(1, labels[neighbours], weight))
     return torch.cat(votes)
 
 
@@ -30,7 +37,7 @@ def top1(scores: Tensor, labels: Tensor) -> float:
 
 def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Zero mean and unit deviation per dimension, measured on `train` and applied to all."""
-    mean, std = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
+    mean, std = train.mean(dim=0), train.std(dim=0, correction=0).clamp_min(1e-6)
     return tuple((features - mean) / std for features in (train, *others))
 
 
@@ -51,10 +58,10 @@ def logistic_regression(
         solver.zero_grad()
         loss = F.cross_entropy(F.linear(features, weight, bias), labels)
         loss = loss + weight_decay / 2 * weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    solver.step(closure)
+    solver.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 
 
@@ -86,8 +93,7 @@ def linear_scores(
 
 
 def low_shot_rows(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Row numbers of `shots` random images of each class that has so many."""
+    """Row numbers of `shots` random images of each class, or all of a class that has fewer."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     shuffled = labels[order]
-    rows = [order[shuffled == c][:shots] for c in range(int(labels.max()) + 1)]
-    return torch.cat([r for r in rows if len(r) == shots])
+    return torch.cat([order[shuffled == c][:shots] for c in range(int(labels.max()) + 1)])

@@ -4,13 +4,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contramask.data.store import StoreSplit
+from contramask.data.loader import Images, Subset
+from contramask.data.store import Store
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
 from contramask.progress import track
 from contramask.train.device import Machine, prepare
 
 READOUTS = ("cls", "mean")
+
+
+def labelled(split: Images) -> Subset:
+    """The images of a split that have a label; a folder of classes may hold some beside them."""
+    return Subset(split, np.flatnonzero(split.labels >= 0))
+
+
+def unlabelled(store: Store) -> str:
+    """Why nothing can be classified in a store, empty when something can."""
+    if not store.has_labels:
+        return "the images have no class labels"
+    if not len(labelled(store["train"])):
+        return "no training image has a class label"
+    if "val" not in store or not len(labelled(store["val"])):
+        return "there are no validation images with a class label"
+    return ""
 
 
 class Normalised:
@@ -31,7 +48,7 @@ class Normalised:
 
 @torch.no_grad()
 def extract_features(
-    bundle: EncoderBundle, split: StoreSplit, machine: Machine, batch_size: int = 256
+    bundle: EncoderBundle, split: Images, machine: Machine, batch_size: int = 256
 ) -> dict[str, Tensor]:
     """Features of all images of a split, float32 (N, D) on the processor, by readout.
 

@@ -15,14 +15,16 @@ import pandas as pd
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from timm.data import Mixup
+from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
-from timm.layers import DropPath
-from timm.loss import SoftTargetCrossEntropy
+from timm.layers.drop import DropPath
+from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
+from contramask.data.config import ScaleRange
 from contramask.data.loader import ImageLoader, Subset
-from contramask.data.store import Store
+from contramask.data.split import balanced_choice
+from contramask.data.store import Store, StoreSplit
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods.base import Batch, StepOutput
 from contramask.models.bundle import EncoderBundle, random_init_bundle
@@ -30,13 +32,13 @@ from contramask.models.encoder import VisionEncoder
 from contramask.progress import track
 from contramask.results import StageOutput, result_row
 from contramask.tracker import NullTracker, Tracker
-from contramask.train.device import LaunchConfig, Machine, pick_machine, prepare
+from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, layer_decay_groups
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.transfer.classifiers import top1
-from contramask.transfer.features import Normalised
-from contramask.typed import STRICT
+from contramask.transfer.features import Normalised, labelled, unlabelled
+from contramask.typed import STRICT, to_plain, to_plain
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +49,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class FinetuneConfig:
     """MAE's ViT-B recipe, shortened; `conf/paper_mae` states it in full."""
 
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(128, ge=2)
-    base_lr: float = Field(1e-3, gt=0)  # per 256 images
-    layer_decay: float = Field(0.75, gt=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_epochs: float = Field(1, ge=0)
+    epochs: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=128, ge=2, multiple_of=2)  # mixing pairs the images up
+    base_lr: float = Field(default=1e-3, gt=0)  # per 256 images
+    layer_decay: float = Field(default=0.75, gt=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=1, ge=0)
     min_lr_factor: Share = 1e-3
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    mixup: float = Field(0.8, ge=0)  # alpha of its Beta distribution; 0: off
-    cutmix: float = Field(1.0, ge=0)
+    mixup: float = Field(default=0.8, ge=0)  # alpha of its Beta distribution; 0: off
+    cutmix: float = Field(default=1.0, ge=0)
     label_smoothing: Share = 0.1
     random_erasing: Share = 0.25
     flip: Share = 0.5
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    train_limit: int | None = Field(None, ge=1)  # labelled images used; None: all
-    log_every: int = Field(20, ge=1)
+    crop_scale: ScaleRange = (0.08, 1.0)
+    train_limit: int | None = Field(default=None, ge=1)  # labelled images used; None: all
+    log_every: int = Field(default=20, ge=1)
     anchor: bool = True  # measure the random-init encoder beside the trained one
 
 
@@ -80,8 +82,8 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(
             nn.LayerNorm(encoder.embed_dim, eps=1e-6), nn.Linear(encoder.embed_dim, num_classes)
         )
-        nn.init.trunc_normal_(self.head[1].weight, std=2e-5)
-        nn.init.zeros_(self.head[1].bias)
+        nn.init.trunc_normal_(self.head.get_parameter("1.weight"), std=2e-5)
+        nn.init.zeros_(self.head.get_parameter("1.bias"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores."""
@@ -94,9 +96,13 @@ class _Training(nn.Module):
     def __init__(self, classifier: Classifier, config: FinetuneConfig, num_classes: int) -> None:
         super().__init__()
         self.classifier = classifier
-        self.criterion = SoftTargetCrossEntropy()
-        self.mix = Mixup(
-            config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes
+        self.criterion = SoftTargetCrossEntropy()  # type: ignore[no-untyped-call]
+        self.mix = Mixup(  # type: ignore[no-untyped-call]
+            config.mixup,
+            config.cutmix,
+            prob=1.0 if config.mixup or config.cutmix else 0.0,
+            label_smoothing=config.label_smoothing,
+            num_classes=num_classes,
         )
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -108,33 +114,44 @@ class _Training(nn.Module):
 
 
 def run_finetune(
-    bundle: EncoderBundle, store: Store, config: FinetuneConfig, launch: LaunchConfig, tracker: Tracker
+    bundle: EncoderBundle,
+    store: Store,
+    config: FinetuneConfig,
+    launch: LaunchConfig,
+    tracker: Tracker,
 ) -> StageOutput:
     """Fine-tune one encoder (and its random-init anchor) and measure top-1 on the val split.
 
     Rows: finetune_top1 of the last epoch, in percent. Skipped without labels or val images.
     """
-    if not store.has_labels:
-        return StageOutput.skipped("finetune", "the images have no class labels")
-    if not len(store["val"]):
-        return StageOutput.skipped("finetune", "there are no validation images")
+    reason = unlabelled(store)
+    if reason:
+        log.warning("fine-tuning is skipped: %s", reason)
+        return StageOutput.skipped("finetune", reason)
     started = time.perf_counter()
     machine = pick_machine(launch)
     output = StageOutput()
     rows: list[dict[str, Any]] = []
+    val = labelled(store["val"])
+    truth = torch.from_numpy(val.labels)
     for one in [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]:
         method, own = one.manifest["method"], one is bundle
         classifier, curve = _train(one, store, config, machine, tracker if own else NullTracker())
-        scores = _scores(classifier, one, store, machine)
-        truth = torch.from_numpy(store["val"].labels)
+        scores = _scores(classifier, one, val, machine)
         value = top1(scores, truth)
         log.info("%s: fine-tuned top-1 %.1f", method, value)
         rows.append(result_row(one.manifest, "val", "finetune", "mean", "finetune_top1", value))
         output.arrays[f"{method}/confusion"] = _confusion(scores, truth, store.num_classes)
         output.tables[f"{method}-curve"] = curve
         if own:
-            tracker.log({"finetune/finetune_top1": value}, len(curve))
-    facts = {"stage": "finetune", "seconds": round(time.perf_counter() - started, 1)}
+            tracker.log({"finetune/finetune_top1": value}, int(curve["step"].iloc[-1]))
+    facts = {
+        "stage": "finetune",
+        "config": to_plain(config),
+        "classes": store.manifest["classes"],
+        "machine": machine_name(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     return StageOutput(pd.DataFrame(rows), output.tables, output.arrays, facts)
 
 
@@ -149,13 +166,11 @@ def _train(
     classifier = Classifier(encoder, store.num_classes)
     training = prepare(_Training(classifier, config, store.num_classes), machine)
     loader = _loader(bundle, store, config, machine)
-    groups = layer_decay_groups(
-        encoder, [classifier.head], config.weight_decay, config.layer_decay
-    )
+    groups = layer_decay_groups(encoder, [classifier.head], config.weight_decay, config.layer_decay)
     total = loader.steps_per_epoch * config.epochs
     warmup = int(config.warmup_epochs * loader.steps_per_epoch)
     plan = TrainPlan(
-        name=f"finetune {manifest['method']}",
+        name=f"finetune/{manifest['method']}",
         epochs=config.epochs,
         optimizer=adamw(groups, scaled_lr(config.base_lr, config.batch_size), (0.9, 0.999)),
         factor_at=lambda step: warmup_cosine(step, total, warmup, config.min_lr_factor),
@@ -173,15 +188,22 @@ def _loader(
     rows, cols = manifest["arch"]["image_size"]
     crop = ViewConfig(crop_scale=config.crop_scale, flip=config.flip)
     views = ViewMaker(crop, "single", (rows, cols), manifest["mean"], manifest["std"])
-    erase = RandomErasing(config.random_erasing, mode="pixel", device=machine.device.type)
+    erase = RandomErasing(  # type: ignore[no-untyped-call]
+        config.random_erasing, mode="pixel", device=machine.device.type
+    )
 
     def erased(images: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
         return {"view": erase(views(images, key, boxes)["view"])}
 
-    split = store["train"]
-    limit = min(config.train_limit or len(split), len(split))
-    images = Subset(split, np.arange(limit))
+    images = _train_images(store["train"], config.train_limit)
     return ImageLoader(images, erased, config.batch_size, manifest["seed"], machine.device)
+
+
+def _train_images(split: StoreSplit, limit: int | None) -> Subset:
+    """The labelled images, or `limit` of them: equally many of each class, the same every time."""
+    rows = np.flatnonzero(split.labels >= 0)
+    names = [split.ids[row] for row in rows]
+    return Subset(split, rows[balanced_choice(names, split.labels[rows].tolist(), limit)])
 
 
 def _set_drop_path(encoder: VisionEncoder, rate: float) -> None:
@@ -194,9 +216,11 @@ def _set_drop_path(encoder: VisionEncoder, rate: float) -> None:
 
 
 @torch.no_grad()
-def _scores(classifier: Classifier, bundle: EncoderBundle, store: Store, machine: Machine) -> Tensor:
+def _scores(
+    classifier: Classifier, bundle: EncoderBundle, split: Subset, machine: Machine
+) -> Tensor:
     classifier.eval()
-    inputs, split, scores = Normalised(bundle, machine.device), store["val"], []
+    inputs, scores = Normalised(bundle, machine.device), []
     starts = range(0, len(split), 256)
     for start in track(starts, f"evaluate {bundle.manifest['method']}", len(starts)):
         indices = np.arange(start, min(start + 256, len(split)))

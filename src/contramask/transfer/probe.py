@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.results import StageOutput, result_row
 from contramask.tracker import Tracker
-from contramask.train.device import LaunchConfig, pick_machine
+from contramask.train.device import LaunchConfig, machine_name, pick_machine
 from contramask.transfer.classifiers import (
     knn_votes,
     linear_scores,
@@ -24,22 +24,28 @@ from contramask.transfer.classifiers import (
     standardise,
     top1,
 )
-from contramask.transfer.features import READOUTS, extract_features
-from contramask.typed import STRICT
+from contramask.transfer.features import READOUTS, extract_features, labelled, unlabelled
+from contramask.typed import STRICT, to_plain, to_plain
 
 log = logging.getLogger(__name__)
+
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class ProbeConfig:
-    """kNN as DINO measures it (2104.14294), linear on cached features, low-shot over several draws."""
+    """kNN as DINO measures it (2104.14294), linear on cached features, low-shot over several draws.
 
-    k: int = Field(20, ge=1)
-    temperature: float = Field(0.07, gt=0)
-    weight_decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2)  # the linear probe's grid
-    shots: int = Field(5, ge=1)  # images a class
-    low_shot_splits: int = Field(3, ge=1)
-    low_shot_weight_decay: float = Field(0.01, gt=0)
+    Which k and temperature a kNN number was measured with is in the output's facts.
+    """
+
+    k: int = Field(default=20, ge=1)
+    temperature: float = Field(default=0.07, gt=0)
+    #: The linear probe's grid.
+    weight_decays: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2)
+    shots: int = Field(default=5, ge=1)  # images a class
+    low_shot_splits: int = Field(default=3, ge=1)
+    low_shot_weight_decay: float = Field(default=0.01, gt=0)
     anchor: bool = True  # measure the random-init encoder beside the trained one
 
 
@@ -55,25 +61,30 @@ def run_probe(
     Rows: knn_top1, linear_top1, low_shot_top1 in percent for each readout. Skipped without labels
     or without validation images.
     """
-    if not store.has_labels:
-        return StageOutput.skipped("probe", "the images have no class labels")
-    if not len(store["val"]):
-        return StageOutput.skipped("probe", "there are no validation images")
+    reason = unlabelled(store)
+    if reason:
+        log.warning("the probe is skipped: %s", reason)
+        return StageOutput.skipped("probe", reason)
     started = time.perf_counter()
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     rows: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {"labels": store["val"].labels.astype(np.int16)}
+    arrays: dict[str, np.ndarray] = {}
     for one in bundles:
-        features = _features(one, store, launch)
+        method, features = one.manifest["method"], _features(one, store, launch)
         for readout in READOUTS:
             rows += _measure(one, features, store, readout, config)
-        arrays[f"{one.manifest['method']}/features"] = (
-            features["val"]["mean"].to(torch.float16).numpy()
-        )
+        arrays[f"{method}/features"] = features["val"]["mean"].to(torch.float16).numpy()
+        arrays[f"{method}/labels"] = labelled(store["val"]).labels
     for row in rows:
         if row["method"] == bundle.manifest["method"]:
             tracker.log({f"probe/{row['readout']}/{row['metric']}": row["value"]}, 0)
-    facts = {"stage": "probe", "seconds": round(time.perf_counter() - started, 1)}
+    facts = {
+        "stage": "probe",
+        "config": to_plain(config),
+        "classes": store.manifest["classes"],
+        "machine": machine_name(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     return StageOutput(pd.DataFrame(rows), arrays=arrays, facts=facts)
 
 
@@ -81,7 +92,9 @@ def _features(
     bundle: EncoderBundle, store: Store, launch: LaunchConfig
 ) -> dict[str, dict[str, Tensor]]:
     machine = pick_machine(launch)
-    return {name: extract_features(bundle, store[name], machine) for name in ("train", "val")}
+    return {
+        name: extract_features(bundle, labelled(store[name]), machine) for name in ("train", "val")
+    }
 
 
 def _measure(
@@ -92,16 +105,17 @@ def _measure(
     config: ProbeConfig,
 ) -> list[dict[str, Any]]:
     train, val = features["train"][readout], features["val"][readout]
-    labels = torch.from_numpy(store["train"].labels)
-    truth = torch.from_numpy(store["val"].labels)
+    labels = torch.from_numpy(labelled(store["train"]).labels)
+    truth = torch.from_numpy(labelled(store["val"]).labels)
     count, seed = store.num_classes, bundle.manifest["seed"]
     votes = knn_votes(train, labels, val, count, config.k, config.temperature)
     scores, decay = linear_scores(train, labels, val, count, config.weight_decays, seed)
-    few = [_low_shot(train, labels, val, truth, count, config, seed + i) for i in range(
-        config.low_shot_splits
-    )]
+    few = [
+        _low_shot(train, labels, val, truth, count, config, seed + i)
+        for i in range(config.low_shot_splits)
+    ]
     found = [
-        (f"knn k={config.k} T={config.temperature}", "knn_top1", top1(votes, truth)),
+        ("knn", "knn_top1", top1(votes, truth)),
         ("linear", "linear_top1", top1(scores, truth)),
         (f"{config.shots}-shot", "low_shot_top1", float(np.mean(few))),
     ]
