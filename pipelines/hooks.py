@@ -9,12 +9,15 @@ import shlex
 import signal
 import sys
 import threading
+import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.hooks import hook_impl
+from kedro.io import DatasetError
 
 from pipelines import tracking
 from pipelines.experiment import check_name, config_hash, experiment_name
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
 
     from contramask.data.config import DatasetConfig
 
@@ -67,11 +71,10 @@ class ParameterHooks:
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
-        """A mistake in the configuration that only the data could show: its text is enough."""
-        from contramask.typed import ConfigError
-
-        if isinstance(error, ConfigError):
-            raise click.ClickException(str(error)) from None
+        """An error this project words itself is told by its text; others keep their traceback."""
+        place = _place(error, self._project)
+        if place and isinstance(error, ValueError | DatasetError):
+            raise click.ClickException(f"{error}\n({place})") from error
 
     def _typed(self, params: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         from contramask.config import parse_parameters
@@ -162,8 +165,19 @@ class TrackingHooks:
             self._old_handler = None
 
 
-class ClosingHooks:
-    """Says at the end where to look."""
+class ConsoleHooks:
+    """Says what is being done, how long it took, and at the end where to look."""
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Name the step."""
+        self._began = time.perf_counter()
+        logger.info(node.name)
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Name its duration."""
+        logger.info("%s done in %.1f s", node.name, time.perf_counter() - self._began)
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -175,6 +189,16 @@ class ClosingHooks:
             said.insert(0, f"report: {_shown(Path(catalog.get('report_page')._filepath))}")
         said.append("all runs: mlflow ui")
         rich.get_console().print(" | ".join(said), soft_wrap=True, highlight=False, markup=False)
+
+
+def _place(error: Exception, project: Path) -> str | None:
+    """Where the error was raised, `file:line`, if that is in this project's own code."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    file = Path(last.filename)
+    inside = [project / "src", project / "pipelines"]
+    if not any(file.is_relative_to(folder) for folder in inside):
+        return None
+    return f"{file.relative_to(project)}:{last.lineno}"
 
 
 def _shown(path: Path) -> str:

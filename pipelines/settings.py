@@ -8,10 +8,10 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-from pipelines.hooks import ClosingHooks, ParameterHooks, TrackingHooks
+from pipelines.hooks import ConsoleHooks, ParameterHooks, TrackingHooks
 from pipelines.loader import ExperimentConfigLoader
 
-HOOKS = (ParameterHooks(), TrackingHooks(), ClosingHooks())
+HOOKS = (ParameterHooks(), TrackingHooks(), ConsoleHooks())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")
 
 CONFIG_LOADER_CLASS = ExperimentConfigLoader

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 MAX_PARAM, MAX_TAG, MAX_PARAMS_A_REQUEST = 6000, 5000, 100
 #: Calls of `log` sent in one request; at ten numbers each well below MLflow's 1000.
 MAX_LOGS_A_REQUEST = 50
+
+#: What MLflow refuses in the name of a metric.
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 _active: Tracker = NullTracker()
 
@@ -81,10 +85,13 @@ class MlflowTracker:
         """Send what waits (30 s at most) and end the run as FINISHED, FAILED or KILLED."""
         self._waiting.put(None)
         self._thread.join(timeout=30)
-        if error is not None:
-            text = f"{type(error).__name__}: {error}"[:MAX_TAG]
-            self._attempt(lambda: self._client.set_tag(self.run_id, "error", text), _nothing)
-        self._attempt(lambda: self._client.set_terminated(self.run_id, status), _nothing)
+        try:
+            if error is not None:
+                text = f"{type(error).__name__}: {error}"[:MAX_TAG]
+                self._client.set_tag(self.run_id, "error", text)
+            self._client.set_terminated(self.run_id, status)
+        except Exception as failure:  # tried even after an earlier failure: it may have passed
+            self._fallback = self._fallback or _give_up(self._unsent, failure)
 
     def _send(self) -> None:
         for batch in _batches(self._waiting):
@@ -94,7 +101,9 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(k, v, when, step) for values, step, when in batch for k, v in values.items()
+            Metric(_NOT_IN_NAMES.sub("_", k), v, when, step)
+            for values, step, when in batch
+            for k, v in values.items()
         ]
         self._client.log_batch(self.run_id, metrics=metrics)
 
@@ -206,7 +215,3 @@ def _keep_numbers(batch: list[Any]) -> Callable[[JsonLinesTracker], None]:
             fallback.log(values, step)
 
     return keep
-
-
-def _nothing(_: JsonLinesTracker) -> None:
-    """A status has no place in a file of numbers."""

@@ -120,9 +120,7 @@ def test_single_is_a_random_resized_crop(size: tuple[int, int]) -> None:
 def master_of(images: Tensor, key: Tensor, size: tuple[int, int]) -> Tensor:
     """The enlarged, flipped crop of which CMAE's two views are windows."""
     in_size = (images.shape[1], images.shape[2])
-    return reference(
-        to_float(images), random_resized_crop(key, CROP, in_size), flips(key), size
-    )
+    return reference(to_float(images), random_resized_crop(key, CROP, in_size), flips(key), size)
 
 
 def find_window(master: Tensor, view: Tensor) -> tuple[int, int]:

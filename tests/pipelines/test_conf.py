@@ -14,6 +14,7 @@ from pipelines.hooks import OWN_PARAMETERS
 from pipelines.loader import ExperimentConfigLoader
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if p.is_dir() and p.name != "local")
 METHODS = [kind().name for kind in get_args(get_args(MethodConfig)[0])]
 
 
@@ -31,9 +32,14 @@ def test_every_method_has_settings() -> None:
     assert sorted(yaml.safe_load(text)["methods"]) == sorted(METHODS)
 
 
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_every_environment_can_be_run(env: str) -> None:
+    assert parsed(env)["pretrain"].epochs >= 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("env", ["base", "smoke", "tiny_imagenet", "folder"])
-def test_every_environment_can_run_every_method(env: str, method: str) -> None:
+def test_every_method_can_be_chosen_by_its_name(env: str, method: str) -> None:
     typed = parsed(env, pretrain={"method": {"name": method}})
     assert typed["pretrain"].method.name == method
     assert typed["pretrain"].method.decoder.embed_dim <= 128  # the paper's 512 is for ViT-B

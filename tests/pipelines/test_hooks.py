@@ -1,7 +1,9 @@
 """Around a run: mistakes are told before any data is read, and a run ends with its true status."""
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +19,9 @@ from mlflow import MlflowClient
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.pretrain import PretrainConfig
-from contramask.typed import ConfigError
 from pipelines import tracking
+from pipelines.datasets import FolderDataset
+from pipelines.experiment import check_name
 from pipelines.hooks import ParameterHooks, TrackingHooks
 
 ROOT = Path(__file__).parents[2]
@@ -81,10 +84,25 @@ def test_a_relative_root_means_the_project_in_conf_and_here_on_the_command_line(
     assert checked(PARAMS).load("params:dataset").root == Path("images")
 
 
-def test_a_config_error_of_a_node_is_told_without_traceback() -> None:
-    with pytest.raises(click.ClickException, match="patch"):
-        parameter_hooks().on_pipeline_error(ConfigError("the patch does not fit"))
-    assert parameter_hooks().on_pipeline_error(RuntimeError("a bug")) is None
+def raised(action: Callable[[], Any]) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        action()
+    return caught.value
+
+
+def test_an_error_the_project_words_is_told_by_its_text_and_place(tmp_path: Path) -> None:
+    for action, text in (
+        (lambda: check_name("a b"), "experiment: given"),
+        (lambda: FolderDataset(str(tmp_path / "x"), "m:K").load(), "run the stage that makes it"),
+    ):
+        with pytest.raises(click.ClickException, match=text) as caught:
+            parameter_hooks().on_pipeline_error(raised(action))
+        assert re.search(r"\(pipelines/\w+\.py:\d+\)$", caught.value.message)
+
+
+def test_any_other_error_keeps_its_traceback() -> None:
+    for action in (lambda: int("x"), lambda: {}["key"]):
+        assert parameter_hooks().on_pipeline_error(raised(action)) is None
 
 
 def test_dvc_refuses_environments_it_cannot_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +211,8 @@ from types import SimpleNamespace
 from kedro.io import DataCatalog
 from contramask.results import RunInfo
 from pipelines import tracking
+from pipelines.datasets import FolderDataset
+from pipelines.experiment import check_name
 from pipelines.hooks import TrackingHooks
 settings = {"enabled": True, "tracking_uri": "sqlite:///mlflow.db", "artifacts": "mlartifacts",
             "experiment": "contramask"}

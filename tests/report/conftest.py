@@ -10,7 +10,7 @@ import pytest
 from faster_coco_eval.core.mask import encode
 from PIL import Image, ImageDraw, ImageFont
 
-from contramask.report.page import ReportInputs
+from contramask.report.page import Report, ReportConfig, ReportInputs, build_report
 from contramask.results import COLUMNS, StageOutput
 
 NASTY = "<script>alert(1)</script>"
@@ -171,6 +171,7 @@ def transfer_output(task: str, methods: tuple[str, ...], seed: int, scenes: Scen
             tables[f"{method}-boxes"] = detections(scenes, good)
     config = {"k": 20, "temperature": 0.07} if task == "probe" else {"epochs": 20}
     facts = {"config": config, "machine": "2 cores, 8 GB, no accelerator", "seconds": 30.5}
+    facts["classes"] = ["background", *CLASSES[1:]] if task == "segmentation" else CLASSES
     return StageOutput(tables=tables, arrays=arrays, facts=facts)
 
 
@@ -218,14 +219,18 @@ def write_boxes(folder: Path, scenes: Scenes) -> None:
         "rule": {"name": "quantile", "share": 0.25},
         "accepted": False,
         "reasons": ["41 % of the boxes touch all four edges"],
-        "stats": {"mean_area": 0.31, "boxes": 12000},
+        "warnings": ["the median box covers 8% of its image"],
+        "stats": {"area_mean": 0.31, "fallback_share": 0.02},
+        "quality": {"boxes": {"found": {"iou": 0.61}, "shuffled": {"iou": 0.22}}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    heat = np.stack([np.array(Image.fromarray(m).resize((8, 8))) for m in 25 * scenes.semantic[:8]])
+    solid = 255 * (scenes.semantic[:8] > 0).astype(np.uint8)
+    heat = np.stack([np.array(Image.fromarray(mask).resize((8, 8))) for mask in solid])
     np.savez(
         folder / "preview.npz",
         images=scenes.images[:8],
         boxes=scenes.boxes[:8] / scenes.images.shape[1],
+        truth=np.where(np.arange(8)[:, None] < 4, 0.9 * scenes.boxes[:8] / 32, np.nan),
         heatmaps=heat,
     )
 
@@ -243,6 +248,8 @@ def make_inputs(root: Path, seeds: tuple[int, ...] = (0, 1)) -> ReportInputs:
         "classes": CLASSES,
         "semantic_classes": ["background", *CLASSES[1:]],
         "instance_classes": CLASSES,
+        "class_counts": {"train": dict.fromkeys(CLASSES, 1200)},
+        "sizes": {"height": {"min": 32.0, "max": 32.0}},
     }
     problems = pd.DataFrame(
         {
@@ -260,6 +267,12 @@ def make_inputs(root: Path, seeds: tuple[int, ...] = (0, 1)) -> ReportInputs:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
     """Two seeds of mae and cmae."""
     return make_inputs(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def page(inputs: ReportInputs) -> Report:
+    """The report of `inputs` with all defaults."""
+    return build_report(inputs, ReportConfig())
 
 
 @pytest.fixture(scope="session")

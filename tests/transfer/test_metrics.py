@@ -42,11 +42,15 @@ def test_scores_equal_brute_force_with_ignored_pixels_and_absent_classes() -> No
     rng = np.random.default_rng(0)
     truth = rng.choice([0, 1, 3, 255], size=(3, 20, 24), p=[0.5, 0.2, 0.2, 0.1]).astype(np.uint8)
     # class 2 is predicted but never true, class 4 is neither, class 1 is sometimes hit
-    predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.choice([0, 1, 2, 3], truth.shape))
+    predicted = np.where(
+        rng.random(truth.shape) < 0.6, truth, rng.choice([0, 1, 2, 3], truth.shape)
+    )
     predicted[truth == 255] = 4  # must not count
     confusion = confusion_matrix(torch.from_numpy(truth), torch.from_numpy(predicted), 6)
     assert confusion.sum() == (truth != 255).sum()
-    assert segmentation_scores(confusion) == pytest.approx(brute_force(truth, predicted, 6), abs=1e-9)
+    assert segmentation_scores(confusion) == pytest.approx(
+        brute_force(truth, predicted, 6), abs=1e-9
+    )
     table = per_class_table(confusion, list("abcdef"))
     assert table["iou"].isna().tolist() == [False, False, False, False, True, True]
     assert table["share"].sum() == pytest.approx(100)
@@ -91,7 +95,9 @@ def small_file() -> tuple[pd.DataFrame, list[dict[str, object]]]:
     return pd.DataFrame(rows, columns=columns), results
 
 
-def result(image: int, category: int, mask: np.ndarray, rng: np.random.Generator) -> dict[str, object]:
+def result(
+    image: int, category: int, mask: np.ndarray, rng: np.random.Generator
+) -> dict[str, object]:
     ys, xs = np.nonzero(mask)
     x0, y0 = int(xs.min()), int(ys.min())
     return {

@@ -69,7 +69,7 @@ class ImageLoader:
         self.images, self.views, self.seed, self.device = images, views, seed, device
         self.batch_size = batch_size
         self.steps_per_epoch = len(images) // batch_size
-        self.boxes = None if boxes is None else torch.from_numpy(boxes).to(device)
+        self.boxes = None if boxes is None else torch.tensor(boxes, device=device)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""

@@ -45,18 +45,14 @@ class CMAEConfig:
     feature_decoder: DecoderConfig = DecoderConfig(depth=2)
     head_hidden_dim: int = Field(default=1536, ge=2)
     head_out_dim: int = Field(default=256, ge=2)
-    head_norm_eps: float = Field(
-        default=1e-6, gt=0
-    )  # the released configs'; PyTorch's default is 1e-5
+    head_norm_eps: float = Field(default=1e-6, gt=0)  # as released; PyTorch's default is 1e-5
     temperature: float = Field(default=0.07, gt=0)
     recon_weight: float = Field(default=1.0, ge=0)
     contrast_weight: float = Field(default=1.0, ge=0)
     contrast_scale: Literal["2tau", "one"] = "2tau"  # "one": the paper's plain cross-entropy
     target_norm: Literal["none", "final"] = "none"  # "final": pool after the final norm
     momentum: float = Field(default=0.996, ge=0, le=1)
-    momentum_end: float = Field(
-        default=0.996, ge=0, le=1
-    )  # equal to momentum: constant, as released
+    momentum_end: float = Field(default=0.996, ge=0, le=1)  # constant, as released
     view_mode: Literal["cmae_parity", "symmetric_shift", "independent_rrc", "same_view"] = (
         "cmae_parity"
     )

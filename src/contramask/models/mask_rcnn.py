@@ -29,9 +29,7 @@ class DetectorConfig:
 
     scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
     channels: int = Field(default=64, ge=8)  # 256
-    anchor_strides: float = Field(
-        default=8.0, gt=0
-    )  # side of an anchor, in strides
+    anchor_strides: float = Field(default=8.0, gt=0)  # side of an anchor, in strides
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_convs: int = Field(default=2, ge=1)
     rpn_samples: int = Field(default=64, ge=2)  # 256

@@ -1,7 +1,7 @@
 """Feature pyramids: a plain Vision Transformer has one resolution, dense heads want several."""
 
 from collections.abc import Sequence
-from math import log2
+from math import ceil, log2
 from typing import cast
 
 from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
@@ -14,12 +14,10 @@ from contramask.models.encoder import VisionEncoder
 def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
     """0-based indices of `count` evenly spaced blocks, the last block among them.
 
-    12 blocks give 2, 5, 8, 11. (BEiT's and MAE's ADE20K protocol prints 3, 5, 7, 11.) Raises
-    `ValueError` when the encoder has fewer blocks than taps.
+    12 blocks give 2, 5, 8, 11. (BEiT's and MAE's ADE20K protocol taps 3, 5, 7, 11.) An encoder with
+    fewer blocks than taps gives some of them twice.
     """
-    if depth < count:
-        raise ValueError(f"{count} taps need at least {count} blocks, the encoder has {depth}")
-    return tuple((i + 1) * depth // count - 1 for i in range(count))
+    return tuple(ceil((i + 1) * depth / count) - 1 for i in range(count))
 
 
 def tap_maps(encoder: VisionEncoder, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
@@ -30,10 +28,12 @@ def tap_maps(encoder: VisionEncoder, images: Tensor, taps: Sequence[int]) -> lis
     depth = len(encoder.blocks)
     if not taps or not all(0 <= tap < depth for tap in taps):
         raise ValueError(f"taps {tuple(taps)} must be block numbers from 0 to {depth - 1}")
+    distinct = sorted(set(taps))
     maps = encoder.forward_intermediates(
-        images, indices=list(taps), norm=False, output_fmt="NCHW", intermediates_only=True
+        images, indices=distinct, norm=False, output_fmt="NCHW", intermediates_only=True
     )
-    return cast("list[Tensor]", maps)  # timm's annotation covers its other modes, too
+    found = cast("list[Tensor]", maps)  # timm's annotation covers its other modes, too
+    return [found[distinct.index(tap)] for tap in taps]
 
 
 def _halve() -> nn.Module:

@@ -47,18 +47,16 @@ class AlignedRoIPool(nn.Module):
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         """Pool boxes (one (N_i, 4) tensor an image, px): (sum N_i, C, size, size)."""
-        maps = [features[name] for name in features if name != "pool"]
+        # float32: box corners lose whole pixels in bf16, and roi_align knows no bf16 on processors.
+        maps = [features[name].float() for name in features if name != "pool"]
         owner = [torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)]
-        rois = torch.cat([torch.cat(owner), torch.cat(boxes)], dim=1)
+        rois = torch.cat([torch.cat(owner), torch.cat(boxes)], dim=1).float()  # (R, 5)
         level = self._level(rois)
-        shape = (len(rois), maps[0].shape[1], *self.output_size)
-        pooled = maps[0].new_zeros(shape)
+        pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], *self.output_size)
         for i, (stride, tap) in enumerate(zip(self.strides, maps, strict=True)):
             here = torch.where(level == i)[0]
-            regions = roi_align(
-                tap, rois[here].to(tap.dtype), self.output_size, 1 / stride, 0, aligned=True
-            )
-            pooled = pooled.index_put((here,), regions.to(pooled.dtype))
+            regions = roi_align(tap, rois[here], self.output_size, 1 / stride, aligned=True)
+            pooled = pooled.index_put((here,), regions)
         return pooled
 
     def _level(self, rois: Tensor) -> Tensor:

@@ -140,6 +140,6 @@ class UPerNet(nn.Module):
         self.aux = FCNHead(width, config.aux_channels, num_classes, config.dropout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores of (B, C, H, W): main (B, K, 4 rows, 4 cols), auxiliary (B, K, rows, cols)."""
+        """Scores of (B, C, H, W): main (B, K, 4 rows, 4 cols) and auxiliary (B, K, rows, cols)."""
         levels = self.pyramid(tap_maps(self.encoder, images, self.taps))
         return self.head(levels), self.aux(levels[2])

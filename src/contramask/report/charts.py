@@ -31,7 +31,7 @@ TERMS = {
     "lr": ("Learning rate", "the schedule"),
 }
 #: Columns that are axes or costs, not curves.
-AXES = ("step", "epoch", "images_per_s")
+AXES = ("step", "epoch", "images_per_s", "data_wait")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F"),
     *("#7FB8D8", "#F2CF7F", "#7FCEB9", "#EAAE7F", "#E5BCD3", "#004466", "#8A5F00", "#004D39"),
 )
+#: Colours of a box that was found and of the true one.
+FOUND, TRUE = PALETTE[1], "#FFFFFF"
 #: Label of pixels that count neither as right nor as wrong.
 IGNORED = 255
 
@@ -72,17 +74,30 @@ def fit(image: np.ndarray, tile: int) -> Image.Image:
 def encode_png(image: np.ndarray, empty: np.ndarray | None = None) -> bytes:
     """A palette PNG of an RGB image; pixels where `empty` (H, W) holds become transparent.
 
-    At most 255 colours: a photograph's tile loses nothing one would see and two thirds of its size.
+    At most 255 colours: a photograph's tile loses little one would see and two thirds of its size.
     """
-    paletted = Image.fromarray(image).quantize(255, method=Image.Quantize.FASTOCTREE)
-    indices = np.array(paletted)
+    indices, palette = _paletted(image)
     if empty is not None:
         indices[empty] = 255
     final = Image.fromarray(indices)
-    final.putpalette((paletted.getpalette() or [])[: 3 * 255] + [0] * 3, "RGB")
+    final.putpalette(palette.tolist(), "RGB")
     buffer = io.BytesIO()
     final.save(buffer, "PNG", optimize=True, transparency=255)
     return buffer.getvalue()
+
+
+def _paletted(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices uint8 (H, W) and their colours (256 * 3,); exact while 255 colours suffice."""
+    palette = np.zeros((256, 3), np.uint8)
+    packed = image.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colours, places = np.unique(packed, return_inverse=True)
+    if len(colours) <= 255:
+        palette[: len(colours)] = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1)
+        return places.reshape(packed.shape).astype(np.uint8), palette.ravel()
+    reduced = Image.fromarray(image).quantize(255, method=Image.Quantize.FASTOCTREE)
+    found = np.array(reduced.getpalette() or [], np.uint8)[: 3 * 255]
+    palette.ravel()[: len(found)] = found
+    return np.array(reduced), palette.ravel()
 
 
 def sheet(rows: Rows) -> tuple[bytes, tuple[int, int]]:
@@ -135,7 +150,8 @@ def box_pictures(preview: Mapping[str, np.ndarray], count: int, tile: int) -> li
     """Crop boxes over images beside the heat maps they were cut from, in up to three sheets.
 
     `preview` may hold images (n, H, W, C), boxes (n, 4) as shares of the sides (x0, y0, x1, y1),
-    heatmaps (n, g, g); without images there is nothing to draw.
+    truth (n, 4) likewise (NaN where unknown), heatmaps (n, g, g); without images there is nothing
+    to draw.
     """
     if "images" not in preview:
         return []
@@ -160,9 +176,9 @@ def _box_row(
     preview: Mapping[str, np.ndarray], images: np.ndarray, number: int, tile: int
 ) -> list[np.ndarray]:
     picture = fit(images[number], tile)
-    if "boxes" in preview:
-        x0, y0, x1, y1 = preview["boxes"][number] * np.tile(picture.size, 2)
-        outline(picture, (x0, y0, x1, y1), PALETTE[1])
+    for name, colour in (("truth", TRUE), ("boxes", FOUND)):
+        if name in preview and np.isfinite(preview[name][number]).all():
+            outline(picture, preview[name][number] * np.tile(picture.size, 2), colour)
     row = [np.array(picture)]
     if "heatmaps" in preview:
         warm = Image.fromarray(preview["heatmaps"][number]).resize(

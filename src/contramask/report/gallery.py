@@ -48,7 +48,7 @@ class Material:
 
     def owners(self, task: str) -> list[Owner]:
         """Who has pictures and tables in a task, in the order of the tables."""
-        found = owners(self.stages, task, self.variants)
+        found = owners(self.stages, task, self.variants, self.order)
         return sorted(found, key=lambda owner: self.place(owner.variant))
 
     def place(self, variant: str) -> int:
@@ -56,8 +56,8 @@ class Material:
         return self.order.index(variant) if variant in self.order else 0
 
     def names(self, kind: str, stage: Stage) -> list[str]:
-        """Class names: the stage's own where it states them, else the data card's."""
-        return list(stage.output.facts.get(kind) or self.classes.get(kind) or [])
+        """Class names: the stage's own where it states them, else the data card's of a kind."""
+        return list(stage.output.facts.get("classes") or self.classes.get(kind) or [])
 
 
 def draw(material: Material, budget: int) -> Gallery:

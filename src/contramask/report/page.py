@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from pydantic import Field
 from pydantic.dataclasses import dataclass as typed
 
-from contramask.report import charts, gallery, notes, sections, tables, verdict
+from contramask.report import cards, charts, gallery, notes, provenance, sections, tables, verdict
 from contramask.typed import STRICT
 
 #: base64 makes 4 bytes out of 3; what is left of the page besides pictures is about a tenth.
@@ -82,14 +83,18 @@ def build_report(inputs: ReportInputs, config: ReportConfig) -> Report:
     pictures = gallery.draw(material, int(config.max_mb * 1e6 * SHARE_OF_PICTURES))
     context = {
         "title": config.title or _title(inputs.card, rows),
-        "summary": _summary(inputs.card, rows),
+        "summary": _summary(inputs.card, rows, config),
         "order": material.order,
         "gallery": pictures,
         "config": config,
-        "card": {_words(key): sections.in_words(value) for key, value in inputs.card.items()},
-        "problems": _problems(inputs.problems),
+        "card": cards.data_facts(inputs.card),
+        "class_counts": cards.class_counts(inputs.card),
+        "problems": cards.problem_table(inputs.problems),
         "boxes": manifest,
-        "box_facts": _box_facts(manifest or {}),
+        "box_remarks": cards.box_remarks(manifest or {}),
+        "box_facts": cards.box_facts(manifest or {}),
+        "box_quality": cards.box_quality(manifest or {}),
+        "box_truth": "truth" in preview and bool(np.isfinite(preview["truth"]).any()),
         **_results(rows, inputs.card, config, gathered),
         **_training(rows, material),
         **_transfer(material),
@@ -119,12 +124,13 @@ def _title(card: dict[str, Any], rows: pd.DataFrame) -> str:
     return f"Which pre-training served {verdict.join(names)} best?" if names else "Nothing measured"
 
 
-def _summary(card: dict[str, Any], rows: pd.DataFrame) -> str:
+def _summary(card: dict[str, Any], rows: pd.DataFrame, config: ReportConfig) -> str:
     """One line: what was trained on what, and how often."""
     if rows.empty:
         return "No results were found, so this page has nothing to compare."
     order = tables.variant_order(rows)
-    seeds = rows["seed"].nunique()
+    shown = tables.main_tables(rows, config.readout)
+    seeds = max((table.seeds(name) for table in shown for name in table.variants), default=1)
     often = "with one seed" if seeds == 1 else f"over {seeds} seeds"
     text = f"{verdict.join(order)} compared {often}"
     splits, size = card.get("splits") or {}, card.get("image_size")
@@ -153,7 +159,7 @@ def _results(
         "verdicts": verdicts,
         "confidence": {word: t for word, t in verdict.CONFIDENCE.items() if word in spoken},
         "measured": measured,
-        "protocols": sections.protocol_lines(gathered.stages),
+        "protocols": provenance.protocol_lines(gathered.stages),
         "long": sections.long_table(rows) if len(rows) else None,
         "not_run": sections.not_run(gathered),
         "notes": notes.normal_notes([c for table in measured for c in table.columns], curves),
@@ -187,54 +193,37 @@ def _transfer(material: gallery.Material) -> dict[str, Any]:
         "finetune_panels": charts.curve_panels(curves, {n: n for n in curves}, material.order),
         "finetune_names": list(curves),
         "class_tables": [
-            sections.merged_table(_words(name).capitalize(), frames)
+            sections.merged_table(cards.words(name).capitalize(), frames)
             for name, frames in gallery.class_tables(material).items()
         ],
     }
 
 
-def _box_facts(manifest: dict[str, Any]) -> dict[str, str]:
-    """The crop boxes' producer, rule and statistics in words."""
-    named: dict[str, Any] = {
-        key: manifest[key] for key in ("producer", "method", "rule") if key in manifest
-    }
-    flat = sections.flatten({**named, **(manifest.get("stats") or {})})
-    return {_words(key): value for key, value in flat.items()}
-
-
-def _problems(problems: pd.DataFrame) -> sections.Table | None:
-    """The files that gave trouble and what was done about them."""
-    if problems.empty:
-        return None
-    names = [name for name in ("path", "problem", "action") if name in problems]
-    heads = {"path": "File", "problem": "Problem", "action": "What was done"}
-    table = problems[names].rename(columns=heads)
-    return sections.frame_table("Files that gave trouble", table, limit=200)
-
-
 def _provenance(rows: pd.DataFrame, stages: Sequence[tables.Stage]) -> dict[str, Any]:
     """Which code, configuration, machine and command made the numbers."""
     return {
-        "experiments": sections.experiment_table(rows) if len(rows) else None,
-        "stages": sections.stage_table(stages) if stages else None,
-        "commands": sections.plain_facts(stages, "command"),
-        "versions": sections.plain_facts(stages, "versions"),
-        "configs": sections.plain_facts(stages, "config"),
+        "experiments": provenance.experiment_table(rows) if len(rows) else None,
+        "stages": provenance.stage_table(stages) if stages else None,
+        "commands": provenance.plain_facts(stages, "command"),
+        "versions": provenance.plain_facts(stages, "versions"),
+        "configs": provenance.plain_facts(stages, "config"),
     }
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
 
 
 def _render(context: dict[str, Any]) -> str:
     """Fill the template; everything that is not marked as ours is escaped."""
-    folder = files("contramask.report")
+    # The style sheet is ours and stands inside <style>, where escapes would be read literally.
+    return _template().render(style=Markup(_read("report.css")), chart=charts, **context)
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["signed"] = verdict.signed
-    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
-    # The style sheet is ours and stands inside <style>, where escapes would be read literally.
-    style = Markup((folder / "report.css").read_text(encoding="utf-8"))
-    return template.render(style=style, chart=charts, **context)
+    return environment.from_string(_read("report.html"))
+
+
+def _read(name: str) -> str:
+    return (files("contramask.report") / name).read_text(encoding="utf-8")

@@ -1,6 +1,5 @@
 """The parts of the page as plain tables and lists of words, ready for the template."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,8 +80,13 @@ def _stem(experiment: str) -> str:
     return re.sub(r"-s\d+$", "", experiment)
 
 
-def owners(stages: Sequence[Stage], task: str, variants: Mapping[str, str]) -> list[Owner]:
-    """Who has pictures and tables in a task: every variant once, from its first experiment."""
+def owners(
+    stages: Sequence[Stage], task: str, variants: Mapping[str, str], order: Sequence[str]
+) -> list[Owner]:
+    """Who has pictures and tables in a task: every variant once, from its first experiment.
+
+    `variants` maps experiments to variants, `order` holds all of them, the anchors' too.
+    """
     found: dict[str, Owner] = {}
     for stage in stages:
         if stage.task != task:
@@ -90,9 +94,17 @@ def owners(stages: Sequence[Stage], task: str, variants: Mapping[str, str]) -> l
         keys = {key.partition("/")[0] for key in stage.output.arrays}
         keys |= {key.partition("-")[0] for key in stage.output.tables}
         for key in sorted(keys):
-            name = METHOD_NAMES[ANCHOR] if key == ANCHOR else variants[stage.experiment]
+            name = _anchor(stage, order) if key == ANCHOR else variants[stage.experiment]
             found.setdefault(name, Owner(name, key, stage))
     return list(found.values())
+
+
+def _anchor(stage: Stage, order: Sequence[str]) -> str:
+    """The anchor's variant in a stage: with the encoder's sizes where there are several."""
+    rows = stage.output.rows
+    sizes = rows.loc[rows["method"] == ANCHOR, "encoder"].astype(str).unique()
+    named = [f"{METHOD_NAMES[ANCHOR]} {size}" for size in sizes]
+    return next((name for name in named if name in order), METHOD_NAMES[ANCHOR])
 
 
 def firsts(stages: Sequence[Stage], task: str, variants: Mapping[str, str]) -> dict[str, Stage]:
@@ -115,7 +127,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return f"{value:,}" if abs(value) >= 1000 else str(value)
     if isinstance(value, Mapping):
         return _listed([f"{key}: {in_words(item)}" for key, item in value.items()])
     if isinstance(value, list | tuple | np.ndarray):
@@ -125,7 +137,7 @@ def in_words(value: Any) -> str:
 
 def _listed(words: list[str]) -> str:
     rest = len(words) - MAX_LISTED
-    return ", ".join(words[:MAX_LISTED]) + (f" and {rest:,} more" if rest > 0 else "")
+    return (", ".join(words[:MAX_LISTED]) or "none") + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -213,58 +225,6 @@ def not_run(gathered: Gathered) -> list[tuple[str, str, str]]:
     return [(task, why, in_words(names)) for (task, why), names in lines.items()]
 
 
-def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
-    """(task, its settings in words), and a word where experiments were measured differently."""
-    lines = []
-    for task, title in TASK_TITLES.items():
-        configs = {
-            stage.experiment: stage.output.facts.get("config") or {}
-            for stage in stages
-            if stage.task == task and task != "pretrain" and stage.skipped is None
-        }
-        shown = next((config for config in configs.values() if config), None)
-        if shown is None:
-            continue
-        text = ", ".join(f"{key} = {value}" for key, value in flatten(shown).items())
-        other = [name for name, config in configs.items() if config != shown]
-        if other:
-            text += f". Measured with other settings, so not comparable: {in_words(other)}"
-        lines.append((title, text + "."))
-    return lines
-
-
 def task_title(task: str) -> str:
     """What a reader calls a task folder."""
     return TASK_TITLES.get(task, task)
-
-
-def experiment_table(rows: pd.DataFrame) -> Table:
-    """Which code and configuration made the numbers, one row an experiment."""
-    names = ["experiment", "method", "seed", "encoder", "config_hash", "code_revision", "date"]
-    own = rows[names].groupby("experiment", as_index=False).agg(lambda v: in_words(sorted(set(v))))
-    return frame_table("Where the numbers come from", own[names])
-
-
-def stage_table(stages: Sequence[Stage]) -> Table:
-    """Which machine ran which stage for how long."""
-    lines = []
-    place = {task: number for number, task in enumerate(TASK_TITLES)}
-    for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
-        facts = stage.output.facts
-        seconds = facts.get("seconds")
-        took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
-        machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
-        lines.append((stage.experiment, task_title(stage.task), took, machine))
-    heads = ("Experiment", "Stage", "Seconds", "Machine")
-    return Table("Stages, their time and their machine", heads, tuple(lines))
-
-
-def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:
-    """(what, text) of one fact over all stages, equal texts once."""
-    texts: dict[str, list[str]] = {}
-    for stage in stages:
-        value = stage.output.facts.get(key)
-        if value:
-            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
-            texts.setdefault(text, []).append(f"{stage.experiment}/{stage.task}")
-    return [(in_words(names), text) for text, names in texts.items()]

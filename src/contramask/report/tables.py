@@ -70,9 +70,9 @@ def gather(folder: Path) -> Gathered:
             if missing:
                 raise ValueError(f"results.parquet has no column {', '.join(missing)}")
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            # An OSError's text holds the machine's paths, which mean nothing to a reader.
-            text = type(error).__name__ if isinstance(error, OSError) else str(error)
-            unreadable.append(f"{path.parent.name}/{path.name}: {text.splitlines()[0]}")
+            # The machine's paths mean nothing to a reader.
+            lines = str(error).replace(f"{folder}/", "").splitlines() or [type(error).__name__]
+            unreadable.append(f"{path.parent.name}/{path.name}: {lines[0]}")
             continue
         stages.append(Stage(path.parent.name, path.name, output))
     return Gathered(tuple(stages), tuple(unreadable))
@@ -179,7 +179,7 @@ TASKS = (
         "A large segmentation head is trained with the encoder; overlap with the true regions.",
     ),
     Task(
-        *("Box AP", "box_ap", ("mask_rcnn",), "Finding objects"),
+        *("Box AP", "box_ap", ("mask_rcnn", "faster_rcnn"), "Finding objects"),
         "Mask R-CNN on the encoder: average precision of boxes, COCO's definition.",
     ),
     Task(
@@ -266,9 +266,9 @@ def _cells(rows: pd.DataFrame) -> dict[str, Cell]:
         is_anchor = own["method"].iloc[0] == ANCHOR
         anchor = () if is_anchor else anchors.get(own["encoder"].iloc[0], ())
         cells[variant] = Cell(tuple(own["value"]), anchor)
-    top = max(cell.mean for cell in cells.values())
-    ranked = len(cells) > 1
-    return {name: replace(c, best=ranked and c.mean == top) for name, c in cells.items()}
+    means = {cell.mean for cell in cells.values()}
+    ranked = len(means) > 1
+    return {name: replace(c, best=ranked and c.mean == max(means)) for name, c in cells.items()}
 
 
 def half_width(values: Sequence[float]) -> float | None:

@@ -17,6 +17,12 @@ CONFIDENCE = {
     "no comparison": "Nothing to compare with.",
 }
 
+#: Words of `CONFIDENCE` that let a winner be named.
+CLEAR = ("settled", "one seed")
+
+#: The winner's name where the best are level to the printed digit.
+DRAW = "A draw"
+
 RANDOM = METHOD_NAMES["random_init"]
 
 
@@ -61,6 +67,10 @@ def judge(column: Measured, images: int, floor: float) -> Verdict:
     noise = noise_points(column, images, floor)
     second_name, second = ranked[1]
     confidence = _confidence(best, second, noise)
+    if f"{best.mean:.1f}" == f"{second.mean:.1f}":
+        level = [item[0] for item in ranked if f"{item[1].mean:.1f}" == f"{best.mean:.1f}"]
+        text = f"{_capital(join(level))} reach {best.mean:.1f} % alike."
+        return Verdict(column.task.aim, column.task.title, DRAW, text, confidence)
     words = [_against_anchor(name, best, ranked)]
     if best.difference is None or not second_name.startswith(RANDOM):
         words.append(_against_second(best, second_name, second))
@@ -97,10 +107,7 @@ def _against_anchor(name: str, best: Cell, ranked: Sequence[tuple[str, Cell]]) -
 
 
 def _against_second(best: Cell, name: str, second: Cell) -> str:
-    lead = best.mean - second.mean
-    if lead < 0.05:
-        return f"{name} is level with it."
-    return f"{name} follows {lead:.1f} points behind."
+    return f"{_capital(name)} follows {best.mean - second.mean:.1f} points behind."
 
 
 def headline(verdicts: Sequence[Verdict]) -> str:
@@ -110,24 +117,36 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     ranked = [verdict for verdict in verdicts if verdict.confidence != "no comparison"]
     if not ranked:
         return "Only one encoder was measured: no comparison is possible."
-    wins = Counter(verdict.winner for verdict in ranked)
+    total = count(len(ranked), "measured task")
+    wins = Counter(verdict.winner for verdict in ranked if verdict.winner != DRAW)
+    if not any(verdict.confidence in CLEAR for verdict in ranked):
+        text = f"Nothing is decided: in none of {total} is a lead larger than chance may make it."
+        ahead = [name for name, number in wins.items() if number == max(wins.values())]
+        return text + (f" Most often ahead: {join(ahead)}." if ahead else "")
+    return f"{_winner_of(wins, total)} {_certainty(ranked)}"
+
+
+def _winner_of(wins: Counter[str], total: str) -> str:
     most = max(wins.values())
     leaders = [name for name, number in wins.items() if number == most]
-    total = count(len(ranked), "measured task")
     if len(leaders) > 1:
-        text = f"No single winner: {join(leaders)} are each best in {most} of {total}."
-    elif leaders[0].startswith(RANDOM):
-        text = f"{leaders[0].capitalize()} is best in {most} of {total}: pre-training did not pay."
-    else:
-        text = f"{leaders[0]} is the encoder to take: best in {most} of {total}."
+        return f"No single winner: {join(leaders)} are each best in {most} of {total}."
+    if leaders[0].startswith(RANDOM):
+        return f"{_capital(leaders[0])} is best in {most} of {total}: pre-training did not pay."
+    return f"{leaders[0]} is the encoder to take: best in {most} of {total}."
+
+
+def _certainty(ranked: Sequence[Verdict]) -> str:
     sure = sum(verdict.confidence == "settled" for verdict in ranked)
     if sure == len(ranked):
-        return text + " Every lead exceeds the spread between seeds."
+        return "Every lead exceeds the spread between seeds."
     if sure:
-        return text + f" In {sure} of {len(ranked)} the lead exceeds the spread between seeds."
-    if any(verdict.confidence == "not settled" for verdict in ranked):
-        return text + " None of these leads is settled yet: more seeds would tell."
-    return text + " Measured with one seed, so read it as a hint, not as proof."
+        return f"In {sure} of {len(ranked)} the lead exceeds the spread between seeds."
+    return "Measured with one seed, so read it as a hint, not as proof."
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def count(number: int, noun: str) -> str:

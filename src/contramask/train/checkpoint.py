@@ -39,16 +39,16 @@ class Keeper:
         """The kept state, or None when there is none.
 
         Raises `ResumeRefused` with the differing settings if it belongs to another run, and
-        `ValueError` if the file is damaged.
+        `ValueError` if the file cannot be read.
         """
         if not self.path.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(
-                f"{self.path} is damaged and cannot be continued from ({type(error).__name__}); "
-                "delete the file to start anew, and check that the disk is not full"
+                f"{self.path} cannot be read ({type(error).__name__}: is it cut off?), so no run "
+                "can be continued from it; delete the file to start anew"
             ) from error
         differing = list(_differences(state["fingerprint"], self.fingerprint))
         if differing:

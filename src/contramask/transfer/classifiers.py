@@ -48,21 +48,22 @@ def logistic_regression(
 
     The problem is convex, so L-BFGS from zero needs no seed and no learning rate.
     """
-    weight = torch.zeros(num_classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
+    inputs = features.double()  # in float32 the line search ends short of the optimum
+    weight = inputs.new_zeros(num_classes, inputs.shape[1]).requires_grad_()
+    bias = inputs.new_zeros(num_classes).requires_grad_()
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=max_iter, history_size=10, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels)
+        loss = F.cross_entropy(F.linear(inputs, weight, bias), labels)
         loss = loss + weight_decay / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     solver.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+    return weight.detach().float(), bias.detach().float()
 
 
 def linear_scores(

@@ -113,7 +113,7 @@ def coco_truth(
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's `ap` (IoU 0.50:0.95), `ap50`, `ap75`, and AP by class, in percent; -1 without truth."""
+    """COCO's `ap` (IoU 0.50:0.95), `ap50`, `ap75`, AP by class; percent, -1 without truth."""
 
     overall: dict[str, float]
     by_class: list[float]

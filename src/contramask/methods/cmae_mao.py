@@ -1,0 +1,238 @@
+"""CMAE-Mao: MAE with a small decoder and two tasks for the encoder itself (Mao et al., 2205.10546).
+
+A reconstruction, never a reproduction: the paper's body could not be read and its code was never
+published. Certain from the abstract: the decoder shrinks; the encoder gets contrastive learning
+and the prediction of token positions; ContrastiveCrop cuts the input. The forms below are those of
+the same author's SDMAE code and of MoCo-v3, on which it builds:
+
+    L = sum_v L_rec(v) + w_pos sum_v L_pos(v) + w_con 2T (C(q_1, k_2) + C(q_2, k_1))
+
+over two views v, cropped independently by the crop policy of `pretrain.views`; C is the in-batch
+cross-entropy at temperature T, its keys k from a moving average and without gradient.
+
+Every choice that is SDMAE's and not our default is one value away: norm_pix_loss false,
+position_loss mse_onehot with position_weight 1, con_site sdmae_branch with momentum and
+momentum_end 0.999, temperature 1. Not the paper of the same short name by Huang et al.: `cmae`.
+"""
+
+from dataclasses import dataclass as plain_dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from contramask.draws import uniform
+from contramask.ema import cosine_momentum, ema_update, frozen_copy
+from contramask.losses import contrast_gauges, info_nce, normalise_patches, pixel_loss
+from contramask.masking import PatchMask, random_mask, take_tokens
+from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
+from contramask.models.branches import ClassProjector, DecoderBranch, MomentumBranch
+from contramask.models.decoder import DecoderConfig, TokenDecoder
+from contramask.models.encoder import VisionEncoder, patchify
+from contramask.models.position import (
+    POSITION_LOSSES,
+    PositionHead,
+    forward_unplaced,
+    position_gauges,
+)
+from contramask.typed import STRICT
+
+_MASK_STREAMS = {"noise": MASK_STREAM, "target_noise": 70}
+_PLACES_STREAM, _TARGET_PLACES_STREAM = 71, 72
+_UNPLACED_SHARE = 0.5  # of the visible tokens, in the hard arm of the position task
+
+
+@dataclass(frozen=True, config=STRICT)
+class CMAEMaoConfig:
+    """CMAE-Mao's own settings; sizes are for ViT-B, and every default is our reading."""
+
+    name: Literal["cmae_mao"] = "cmae_mao"
+    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
+    masks: Literal["shared", "own"] = "shared"  # both views hide the same patches, or each its own
+    decoder: DecoderConfig = DecoderConfig(embed_dim=128, depth=1, num_heads=4)
+    recon_views: Literal["both", "first"] = "both"
+    norm_pix_loss: bool = True
+    #: Asked of all visible tokens, or, harder, of tokens that were not told theirs.
+    position: Literal["visible", "hard", "none"] = "visible"
+    position_loss: Literal["ce", "mse_onehot"] = "ce"
+    position_weight: float = Field(default=0.1, ge=0)
+    con_site: Literal["encoder_cls", "sdmae_branch", "none"] = "encoder_cls"
+    key_input: Literal["masked", "full"] = "masked"  # what the moving average of the encoder reads
+    contrast_weight: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=0.2, gt=0)
+    head_hidden_dim: int = Field(default=4096, ge=2)
+    head_out_dim: int = Field(default=256, ge=2)
+    momentum: float = Field(default=0.99, ge=0, le=1)
+    momentum_end: float = Field(default=1.0, ge=0, le=1)  # equal to momentum: constant
+    freeze_patch_embed: bool = True  # MoCo-v3's trick: a fixed random patch projection
+    view_mode: Literal["independent_rrc", "cmae_parity", "symmetric_shift", "single"] = (
+        "independent_rrc"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "CMAEMaoConfig":
+        if self.view_mode == "single" and self.con_site != "none":
+            raise ValueError(
+                f"con_site {self.con_site} needs two views and view_mode single makes one; set "
+                "con_site to none, or view_mode to independent_rrc"
+            )
+        if self.con_site == "sdmae_branch" and self.key_input == "full":
+            raise ValueError(
+                "con_site sdmae_branch has no encoder of its own to read full images with; set "
+                "key_input to masked, or con_site to encoder_cls"
+            )
+        return self
+
+
+@plain_dataclass(frozen=True)
+class _Reading:
+    """One view as the online encoder read it."""
+
+    view: Tensor  # (B, C, H, W)
+    mask: PatchMask
+    tokens: Tensor  # (B, 1+V, D), normed
+    asked: Tensor  # (B, A, D) the tokens that are asked for their place
+    places: Tensor  # (B, A) the true answers
+
+
+class CMAEMao(Method):
+    """Small-decoder MAE with contrast and token positions on the encoder.
+
+    Batches need `view` and (unless view_mode is `single`) `target_view` (B, C, H, W), and `key`
+    (B,); `noise` and `target_noise` (B, L) force the masks. Batch norms and negatives couple the
+    images of a batch. With position `hard`, a random half of the visible tokens is encoded without
+    position embedding, in the one pass that serves all losses, and only they are asked.
+    """
+
+    couples_batch = True
+
+    def __init__(self, encoder: VisionEncoder, config: CMAEMaoConfig) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, config
+        width, grid, ratio = encoder.embed_dim, encoder.grid_size, encoder.config.mlp_ratio
+        pixels = encoder.patch_size**2 * encoder.in_chans
+        self.pixel_decoder = TokenDecoder(width, pixels, grid, config.decoder, ratio)
+        if config.freeze_patch_embed:
+            encoder.patch_embed.requires_grad_(False)
+        if config.position != "none":
+            self.position_head = PositionHead(width, encoder.num_patches)
+        hidden, out = config.head_hidden_dim, config.head_out_dim
+        if config.con_site == "encoder_cls":
+            self.contrast = MomentumBranch(ClassProjector(width, hidden, out), hidden, out)
+            self.target_encoder = frozen_copy(encoder)
+        elif config.con_site == "sdmae_branch":
+            branch = DecoderBranch(config.decoder.embed_dim, encoder, hidden, out)
+            self.contrast = MomentumBranch(branch, hidden, out)
+        self.latest: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def draw_mask(self, batch: Batch, name: str = "noise") -> PatchMask:
+        """A mask: from the batch's noise (B, L) of that name if it brings some, else the keys."""
+        noise = batch.get(name)
+        if noise is None:
+            noise = uniform(batch["key"], _MASK_STREAMS[name], self.encoder.num_patches)
+        return random_mask(noise, self.config.mask_ratio)
+
+    def read_views(self, batch: Batch) -> list[_Reading]:
+        """All views through the online encoder, each once for all losses."""
+        mask = self.draw_mask(batch)
+        readings = [self._read(batch["view"], mask, batch, _PLACES_STREAM)]
+        if self.config.view_mode != "single":
+            if self.config.masks == "own":
+                mask = self.draw_mask(batch, "target_noise")
+            target = self._read(batch["target_view"], mask, batch, _TARGET_PLACES_STREAM)
+            readings.append(target)
+        return readings
+
+    def _read(self, view: Tensor, mask: PatchMask, batch: Batch, stream: int) -> _Reading:
+        ids = mask.ids_keep  # (B, V)
+        if self.config.position != "hard":
+            tokens = self.encoder.forward_tokens(view, ids)
+            return _Reading(view, mask, tokens, tokens[:, 1:], ids)
+        told = random_mask(uniform(batch["key"], stream, ids.shape[1]), _UNPLACED_SHARE)
+        tokens = forward_unplaced(self.encoder, view, ids, told.mask)
+        asked = take_tokens(tokens[:, 1:], told.ids_hide)
+        return _Reading(view, mask, tokens, asked, ids.gather(1, told.ids_hide))
+
+    def target(self, view: Tensor) -> Tensor:
+        """What the decoder should output for every patch, (B, L, P)."""
+        patches = patchify(view, self.encoder.patch_size)
+        return normalise_patches(patches) if self.config.norm_pix_loss else patches
+
+    def recon_loss(self, reading: _Reading, states: Tensor) -> Tensor:
+        """MAE's loss of one view from its decoder states (B, 1+L, width)."""
+        pred = self.pixel_decoder.pred(states[:, reading.tokens.shape[1] :])  # (B, L-V, P)
+        return pixel_loss(pred, take_tokens(self.target(reading.view), reading.mask.ids_hide))
+
+    def position_loss(self, reading: _Reading) -> Tensor:
+        """The loss of naming the places of one view's asked tokens."""
+        logits = self.position_head(reading.asked)  # (B, A, L)
+        self.latest["position"] = (logits.detach(), reading.places)
+        return POSITION_LOSSES[self.config.position_loss](logits, reading.places)
+
+    def contrast_losses(self, readings: list[_Reading], states: list[Tensor]) -> list[Tensor]:
+        """C(q_1, k_2) and C(q_2, k_1)."""
+        if self.config.con_site == "encoder_cls":
+            queries = [self.contrast.query(each.tokens) for each in readings]  # (B, d)
+            keys = [self.contrast.key(self._key_tokens(each)) for each in readings]
+        else:
+            queries = [self.contrast.query(each) for each in states]
+            keys = [self.contrast.key(each) for each in states]
+        self.latest["contrast"] = (queries[0].detach(), keys[1])
+        temperature, gather, rank = self.config.temperature, self.gather, self.rank
+        return [info_nce(queries[i], keys[1 - i], temperature, gather, rank) for i in (0, 1)]
+
+    @torch.no_grad()
+    def _key_tokens(self, reading: _Reading) -> Tensor:
+        """The target encoder always knows all positions, also in the hard arm."""
+        ids = reading.mask.ids_keep if self.config.key_input == "masked" else None
+        return self.target_encoder.forward_tokens(reading.view, ids)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """One step's loss; terms, means over the views: recon_loss, position_loss, contrast_loss.
+
+        contrast_loss is the plain cross-entropy, before 2T and any weight.
+        """
+        config = self.config
+        readings = self.read_views(batch)
+        shown = readings if config.recon_views == "both" else readings[:1]
+        decoded = readings if config.con_site == "sdmae_branch" else shown
+        states = [self.pixel_decoder(each.tokens, each.mask) for each in decoded]
+        parts = {"recon_loss": [self.recon_loss(shown[i], states[i]) for i in range(len(shown))]}
+        weights = {"recon_loss": 1.0}
+        if config.position != "none":
+            parts["position_loss"] = [self.position_loss(each) for each in readings]
+            weights["position_loss"] = config.position_weight
+        if config.con_site != "none":
+            parts["contrast_loss"] = self.contrast_losses(readings, states)
+            weights["contrast_loss"] = config.contrast_weight * 2 * config.temperature
+        sums = {name: torch.stack(losses).sum() for name, losses in parts.items()}
+        loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
+        return StepOutput(loss, {k: v.detach() / len(parts[k]) for k, v in sums.items()})
+
+    def gauges(self) -> dict[str, Tensor]:
+        """Cosines, in-batch top-1, feature spread; position accuracy beside that of guessing."""
+        gauges: dict[str, Tensor] = {}
+        if "contrast" in self.latest:
+            gauges |= contrast_gauges(*self.latest["contrast"])
+        if "position" in self.latest:
+            gauges |= position_gauges(*self.latest["position"])
+        return gauges
+
+    def after_step(self, progress: float) -> None:
+        """Move the targets; with `sdmae_branch` the encoder has none."""
+        config = self.config
+        if config.con_site == "none":
+            return
+        momentum = cosine_momentum(config.momentum, config.momentum_end, progress)
+        self.contrast.update(momentum)
+        if config.con_site == "encoder_cls":
+            ema_update(self.target_encoder, self.encoder, momentum)
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predictions for all patches (B, L, P) and the mask (B, L), True where hidden."""
+        mask = self.draw_mask(batch)
+        tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)
+        return self.pixel_decoder.predict_all(tokens, mask), mask.mask

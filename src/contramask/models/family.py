@@ -1,0 +1,41 @@
+"""The encoder families: one type for both, and the plain description each is built again from."""
+
+from dataclasses import asdict
+from typing import Any
+
+from contramask.models.beit import BeitConfig, BeitEncoder, build_beit
+from contramask.models.encoder import EncoderConfig, VisionEncoder, build_encoder
+from contramask.typed import parse
+
+#: What methods train, bundles hold and transfer uses; both offer the same interface.
+Encoder = VisionEncoder | BeitEncoder
+
+
+def describe(encoder: Encoder) -> dict[str, Any]:
+    """The sizes from which the encoder can be built again, as plain values."""
+    width, depth, heads = encoder.config.sizes
+    sizes = {
+        "image_size": list(encoder.image_size),
+        "in_chans": encoder.in_chans,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "patch_size": encoder.patch_size,
+        "config": asdict(encoder.config),
+    }
+    if isinstance(encoder, BeitEncoder):
+        return {"kind": "beit", **sizes, "beit": asdict(encoder.beit)}
+    return {"kind": "vit", **sizes}
+
+
+def rebuild(arch: dict[str, Any]) -> Encoder:
+    """A freshly initialised encoder of the sizes that `describe` wrote down.
+
+    Raises `ConfigError` for a description this version cannot read.
+    """
+    config = parse(EncoderConfig, arch["config"], "manifest.arch.config")
+    rows, cols = arch["image_size"]
+    if arch.get("kind", "vit") == "beit":
+        beit = parse(BeitConfig, arch["beit"], "manifest.arch.beit")
+        return build_beit(config, beit, (rows, cols), arch["in_chans"])
+    return build_encoder(config, (rows, cols), arch["in_chans"])

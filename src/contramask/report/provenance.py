@@ -1,0 +1,76 @@
+"""How the numbers were measured and where they come from: settings, code, machines, commands."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from contramask.report.sections import TASK_TITLES, Table, frame_table, in_words, task_title
+from contramask.report.tables import Stage
+
+#: Settings that change no number.
+BOOKKEEPING = ("anchor", "log_every", "pictures", "cache_megabytes", "classes")
+
+
+def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
+    """(task, its settings in words), and a word where experiments were measured differently."""
+    lines = []
+    for task, title in TASK_TITLES.items():
+        configs = {
+            stage.experiment: stage.output.facts.get("config") or {}
+            for stage in stages
+            if stage.task == task and task != "pretrain" and stage.skipped is None
+        }
+        shown = next((config for config in configs.values() if config), None)
+        if shown is None:
+            continue
+        text = ", ".join(f"{key} = {in_words(value)}" for key, value in _telling(shown).items())
+        other = [name for name, config in configs.items() if config != shown]
+        if other:
+            text += f". Measured with other settings, so not comparable: {in_words(other)}"
+        lines.append((title, text + "."))
+    return lines
+
+
+def _telling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings a reader needs beside a number: those on top, and how long was trained."""
+    top = {
+        key: value
+        for key, value in config.items()
+        if not isinstance(value, Mapping) and value is not None and key not in BOOKKEEPING
+    }
+    groups = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    return top | {f"{k}.epochs": each["epochs"] for k, each in groups.items() if "epochs" in each}
+
+
+def experiment_table(rows: pd.DataFrame) -> Table:
+    """Which code and configuration made the numbers, one row an experiment."""
+    names = ["experiment", "method", "seed", "encoder", "config_hash", "code_revision", "date"]
+    own = rows[names].groupby("experiment", as_index=False).agg(lambda v: in_words(sorted(set(v))))
+    return frame_table("Where the numbers come from", own[names])
+
+
+def stage_table(stages: Sequence[Stage]) -> Table:
+    """Which machine ran which stage for how long."""
+    lines = []
+    place = {task: number for number, task in enumerate(TASK_TITLES)}
+    for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
+        facts = {**(stage.output.facts.get("plan") or {}), **stage.output.facts}
+        seconds = facts.get("seconds")
+        took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
+        machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
+        lines.append((stage.experiment, task_title(stage.task), took, machine))
+    heads = ("Experiment", "Stage", "Seconds", "Machine")
+    return Table("Stages, their time and their machine", heads, tuple(lines))
+
+
+def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:
+    """(what, text) of one fact over all stages, equal texts once."""
+    texts: dict[str, list[str]] = {}
+    for stage in stages:
+        value = stage.output.facts.get(key)
+        if value:
+            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
+            texts.setdefault(text, []).append(f"{stage.experiment}/{stage.task}")
+    return [(in_words(names), text) for text, names in texts.items()]

@@ -1,0 +1,113 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from contramask.report.sections import (
+    cost_table,
+    flatten,
+    frame_table,
+    in_words,
+    merged_table,
+    not_run,
+    owners,
+    side_by_side,
+    variants_of,
+)
+from contramask.report.tables import Gathered, Stage
+from contramask.results import StageOutput
+
+
+def stage(experiment, task, **facts):
+    return Stage(experiment, task, StageOutput(facts=facts))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "\N{EN DASH}"),
+        (float("nan"), "\N{EN DASH}"),
+        (True, "yes"),
+        (np.float32(0.00025), "0.00025"),
+        (12000, "12,000"),
+        ([], "none"),
+        ({"train": 3, "val": [1, 2]}, "train: 3, val: 1, 2"),
+        (list(range(30)), ", ".join(map(str, range(24))) + " and 6 more"),
+    ],
+)
+def test_values_in_words(value, words):
+    assert in_words(value) == words
+
+
+def test_settings_are_flattened_and_laid_side_by_side():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": "x"}) == {"a.b": "1", "a.c": "none", "d": "x"}
+    table = side_by_side("plan", {"MAE": {"epochs": 20}, "CMAE": {"tau": 0.1}, "none": {}})
+    assert table is not None
+    assert table.columns == ("", "MAE", "CMAE")
+    assert table.rows == (("epochs", "20", "\N{EN DASH}"), ("tau", "\N{EN DASH}", "0.1"))
+    assert side_by_side("plan", {"MAE": {}}) is None
+
+
+def test_long_frames_are_cut_and_say_so():
+    table = frame_table("all", pd.DataFrame({"a_b": range(5)}), limit=2)
+    assert table.rows == (("0",), ("1",))
+    assert table.columns == ("a b",)
+    assert table.caption == "all (the first 2 of 5 rows)"
+
+
+def test_tables_by_class_are_joined_on_the_class():
+    mae = pd.DataFrame({"class": ["cat", "dog"], "iou": [1.0, 2.0]})
+    cmae = pd.DataFrame({"class": ["cat"], "iou": [3.0]})
+    table = merged_table("iou", {"MAE": mae, "CMAE": cmae})
+    assert table.columns == ("class", "MAE: iou", "CMAE: iou")
+    assert table.rows == (("cat", "1", "3"), ("dog", "2", "\N{EN DASH}"))
+
+
+def test_what_was_not_run_is_said_with_its_reason():
+    stages = (
+        stage("a", "probe"),
+        stage("a", "detection", skipped="no objects"),
+        stage("b", "detection", skipped="no objects"),
+        stage("c", "detection"),
+    )
+    lines = not_run(Gathered(stages, ("b/probe: bad file",)))
+    assert lines == [
+        ("Object detection", "no objects", "a, b"),
+        (
+            "Frozen features (kNN, 5-shot, linear)",
+            "there is no result, though other experiments have one",
+            "c",
+        ),
+        ("Frozen features (kNN, 5-shot, linear)", "cannot be read (bad file)", "b"),
+    ]
+
+
+def test_an_experiment_without_rows_belongs_to_its_other_seeds():
+    rows = pd.DataFrame({"experiment": ["mae-1f2e-s0"], "variant": ["MAE"]})
+    stages = [stage(name, "probe") for name in ("mae-1f2e-s0", "mae-1f2e-s1", "other")]
+    found = variants_of(stages, rows)
+    assert found == {"mae-1f2e-s0": "MAE", "mae-1f2e-s1": "MAE", "other": "other"}
+
+
+def test_anchors_of_several_sizes_are_shown_apart():
+    rows = pd.DataFrame({"method": ["random_init"], "encoder": ["128x6/4"]})
+    output = StageOutput(rows, arrays={"random_init/confusion": np.eye(2)})
+    stages = [Stage("mae-s0", "finetune", output)]
+    variants = {"mae-s0": "MAE"}
+    (one,) = owners(stages, "finetune", variants, ["random init", "MAE"])
+    (sized,) = owners(stages, "finetune", variants, ["random init 128x6/4", "MAE"])
+    assert (one.variant, sized.variant) == ("random init", "random init 128x6/4")
+
+
+def test_costs_are_means_over_seeds():
+    rows = pd.DataFrame(
+        {
+            "variant": ["MAE", "MAE"],
+            "protocol": "pretrain",
+            "metric": "images_per_s",
+            "value": [900.0, 1100.0],
+        }
+    )
+    table = cost_table(rows, ["MAE"])
+    assert table is not None
+    assert table.rows == (("MAE", "1,000"),)
+    assert cost_table(rows.iloc[:0], []) is None

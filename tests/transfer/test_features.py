@@ -1,0 +1,89 @@
+"""Features of a frozen encoder: normalised as it was trained, every readout, every image once."""
+
+import numpy as np
+import pytest
+import torch
+
+from contramask.data.store import Store
+from contramask.data.views import whole_images
+from contramask.models.bundle import EncoderBundle
+from contramask.train.device import Machine
+from contramask.transfer.features import (
+    READOUTS,
+    Normalised,
+    extract_features,
+    labelled,
+    unlabelled,
+)
+
+CPU = torch.device("cpu")
+FP32 = Machine(CPU, "fp32")
+
+
+def test_inputs_are_normalised_with_the_encoders_own_statistics(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    other = EncoderBundle(
+        tiny_bundle.encoder,
+        {**tiny_bundle.manifest, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 0.125]},
+    )
+    images = tiny_store["val"].__getitems__(range(3))
+    found = Normalised(other, CPU)(images)
+    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.25, 0.125])
+    expected = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
+    assert np.abs(found.numpy() - expected).max() < 1e-5
+
+
+def test_images_of_another_size_are_resized_to_the_encoders(
+    plain_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    images = plain_store["train"].__getitems__(range(3))  # 16 px, the encoder reads 32
+    inputs = Normalised(tiny_bundle, CPU)
+    found = inputs(images)
+    assert found.shape == (3, 3, 32, 32)
+    pixels = whole_images(torch.from_numpy(images), (32, 32))
+    torch.testing.assert_close(found * inputs.std + inputs.mean, pixels, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("batch_size", [7, 48])
+def test_features_are_the_tokens_after_the_final_norm(
+    tiny_store: Store, tiny_bundle: EncoderBundle, batch_size: int
+) -> None:
+    split = tiny_store["val"]
+    features = extract_features(tiny_bundle, split, FP32, batch_size)
+    assert tuple(features) == READOUTS == ("cls", "mean")
+    images = Normalised(tiny_bundle, CPU)(split.__getitems__(range(48)))
+    with torch.no_grad():
+        tokens = tiny_bundle.encoder.eval().forward_tokens(images)
+    torch.testing.assert_close(features["cls"], tokens[:, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(features["mean"], tokens[:, 1:].mean(dim=1), atol=1e-5, rtol=1e-4)
+    assert features["cls"].shape == (48, 32)
+
+
+def test_features_are_float32_whatever_the_precision(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    exact = extract_features(tiny_bundle, tiny_store["val"], FP32)
+    rough = extract_features(tiny_bundle, tiny_store["val"], Machine(CPU, "bf16"))
+    for readout in READOUTS:
+        assert rough[readout].dtype == torch.float32
+        assert not rough[readout].requires_grad
+        assert (rough[readout] - exact[readout]).abs().max() < 0.1
+        assert not torch.equal(rough[readout], exact[readout])
+
+
+def test_only_labelled_images_are_classified(shade_store: Store, plain_store: Store) -> None:
+    train = labelled(shade_store["train"])
+    assert len(shade_store["train"]) == 49
+    assert len(train) == 48
+    assert set(train.labels) == {0, 1}
+    first = train.__getitems__(np.array([0]))
+    assert np.array_equal(first[0], shade_store["train"].images[train.rows[0]])
+    assert len(labelled(plain_store["train"])) == 0
+
+
+def test_why_a_store_cannot_be_classified(
+    tiny_store: Store, shade_store: Store, plain_store: Store
+) -> None:
+    assert unlabelled(tiny_store) == unlabelled(shade_store) == ""
+    assert unlabelled(plain_store) == "the images have no class labels"

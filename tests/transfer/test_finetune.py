@@ -1,0 +1,229 @@
+"""Fine-tuning: rows, curve and confusion, the recipe's parts, and what it does without labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from timm.layers.drop import DropPath
+
+from contramask.data.store import Store
+from contramask.models.bundle import EncoderBundle
+from contramask.results import COLUMNS, StageOutput
+from contramask.tracker import NullTracker
+from contramask.train.device import LaunchConfig, Machine
+from contramask.transfer.finetune import (
+    Classifier,
+    FinetuneConfig,
+    _confusion,
+    _loader,
+    _set_drop_path,
+    _train_images,
+    _Training,
+    run_finetune,
+)
+from contramask.typed import ConfigError, parse
+
+FP32 = LaunchConfig(device="cpu", precision="fp32")
+MACHINE = Machine(torch.device("cpu"), "fp32")
+SHORT = FinetuneConfig(epochs=2, batch_size=32, log_every=3)
+#: No regularisation at all, for what must simply be learnt.
+PLAIN = FinetuneConfig(
+    epochs=10,
+    batch_size=16,
+    base_lr=0.05,
+    layer_decay=1.0,
+    drop_path=0,
+    mixup=0,
+    cutmix=0,
+    label_smoothing=0,
+    random_erasing=0,
+    crop_scale=(0.8, 1.0),
+    anchor=False,
+)
+
+
+class Recorder(NullTracker):
+    """Keeps what is logged, with its step."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, metrics: object, step: int) -> None:
+        self.lines.append((step, dict(metrics)))  # type: ignore[call-overload]
+
+
+def test_rows_tables_arrays_and_facts(
+    tiny_store: Store, tiny_bundle: EncoderBundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = {name: value.clone() for name, value in tiny_bundle.encoder.state_dict().items()}
+    tracker, folder = Recorder(), tmp_path_factory.mktemp("finetune")
+    run_finetune(tiny_bundle, tiny_store, SHORT, FP32, tracker).write(folder)
+    output = StageOutput.read(folder)
+    rows = output.rows
+    assert rows.columns.tolist() == COLUMNS
+    assert rows["method"].tolist() == ["cmae", "random_init"]
+    assert set(rows["protocol"]) == {"finetune"}
+    assert set(rows["metric"]) == {"finetune_top1"}
+    for method, value in zip(rows["method"], rows["value"], strict=True):
+        confusion = output.arrays[f"{method}/confusion"]
+        truth = np.bincount(tiny_store["val"].labels, minlength=10)
+        assert np.array_equal(confusion.sum(axis=1), truth)  # rows are the true classes
+        assert value == pytest.approx(100 * confusion.trace() / 48, abs=1e-4)
+        curve = output.tables[f"{method}-curve"]
+        assert curve["step"].tolist() == [3, 6]
+        assert {"epoch", "lr", "loss"} <= set(curve)
+    assert output.facts["config"]["epochs"] == 2
+    assert output.facts["classes"] == tiny_store.manifest["classes"]
+    step, last = tracker.lines[-1]
+    assert (step, last) == (6, {"finetune/finetune_top1": rows["value"][0]})
+    assert set(tracker.lines[0][1]) >= {"finetune/cmae/loss", "finetune/cmae/lr"}
+    assert len(tracker.lines) == 3  # the anchor's curve is not the run's own
+    # The encoder that was given is left as it was.
+    for name, value in tiny_bundle.encoder.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert not tiny_bundle.encoder.pos_embed.requires_grad
+
+
+def test_the_same_seed_gives_the_same_numbers(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    config = replace(SHORT, epochs=1, log_every=1, anchor=False, random_erasing=1.0)
+    outputs = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)  # whatever was drawn before
+        np.random.seed(noise)
+        outputs.append(run_finetune(tiny_bundle, tiny_store, config, FP32, NullTracker()))
+    first, second = (output.tables["cmae-curve"] for output in outputs)
+    times = ["images_per_s", "data_wait"]
+    pd.testing.assert_frame_equal(first.drop(columns=times), second.drop(columns=times))
+    assert first["loss"].nunique() == len(first)
+    assert outputs[0].rows["value"].tolist() == outputs[1].rows["value"].tolist()
+    assert np.array_equal(outputs[0].arrays["cmae/confusion"], outputs[1].arrays["cmae/confusion"])
+
+
+def test_it_learns_and_leaves_the_unlabelled_out(
+    shade_store: Store, shade_bundle: EncoderBundle
+) -> None:
+    output = run_finetune(shade_bundle, shade_store, PLAIN, FP32, NullTracker())
+    assert output.rows["value"].tolist() == [100.0]
+    assert output.arrays["cmae/confusion"].tolist() == [[8, 0], [0, 8]]
+    assert output.tables["cmae-curve"]["loss"].iloc[-1] < 0.3
+
+
+def test_bf16_runs(shade_store: Store, shade_bundle: EncoderBundle) -> None:
+    config = replace(SHORT, epochs=1, batch_size=16, anchor=False)
+    launch = LaunchConfig(device="cpu", precision="bf16")
+    output = run_finetune(shade_bundle, shade_store, config, launch, NullTracker())
+    assert output.tables["cmae-curve"]["loss"].notna().all()
+
+
+def test_it_is_skipped_without_labels_or_val_images(
+    plain_store: Store,
+    tiny_store: Store,
+    tiny_bundle: EncoderBundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = run_finetune(tiny_bundle, plain_store, SHORT, FP32, NullTracker())
+    assert output.rows.empty
+    assert output.facts == {"stage": "finetune", "skipped": "the images have no class labels"}
+    monkeypatch.setattr(tiny_store, "splits", {"train": tiny_store["train"]})
+    output = run_finetune(tiny_bundle, tiny_store, SHORT, FP32, NullTracker())
+    assert output.facts["skipped"] == "there are no validation images with a class label"
+
+
+def test_fewer_images_than_a_batch_are_refused(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    with pytest.raises(ValueError, match="a batch of 128 cannot be filled from 96 images"):
+        run_finetune(tiny_bundle, tiny_store, FinetuneConfig(), FP32, NullTracker())
+
+
+def test_a_limit_keeps_classes_balanced(tiny_store: Store, shade_store: Store) -> None:
+    some = _train_images(tiny_store["train"], 40)
+    assert np.bincount(some.labels, minlength=10).tolist() == [4] * 10
+    shades = _train_images(shade_store["train"], 10)
+    assert np.bincount(shades.labels).tolist() == [5, 5]
+    assert np.array_equal(some.rows, _train_images(tiny_store["train"], 40).rows)
+    assert len(_train_images(tiny_store["train"], 1000)) == 96
+
+
+def test_the_classifier_pools_patches_before_a_new_norm(tiny_bundle: EncoderBundle) -> None:
+    encoder = tiny_bundle.encoder
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        pooled = encoder.eval().tokens(images)[:, 1:].mean(dim=1)
+    model = Classifier(encoder, 10).eval()
+    assert encoder.pos_embed.requires_grad
+    assert isinstance(encoder.norm, torch.nn.Identity)
+    weight = model.head[1].weight
+    assert float(weight.detach().std()) == pytest.approx(2e-5, rel=0.3)
+    assert not model.head[1].bias.any()
+    expected = torch.nn.functional.layer_norm(pooled, (32,), eps=1e-6) @ weight.T
+    torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=1e-3)
+
+
+def test_drop_path_rises_with_depth(tiny_bundle: EncoderBundle) -> None:
+    encoder = tiny_bundle.encoder
+    _set_drop_path(encoder, 0.2)
+    assert isinstance(encoder.blocks[0].drop_path1, torch.nn.Identity)
+    last = encoder.blocks[1].drop_path2
+    assert isinstance(last, DropPath)
+    assert last.drop_prob == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("mixup", "cutmix"), [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.0, 0.0)], ids=str
+)
+def test_mixing_can_be_switched_off(
+    tiny_bundle: EncoderBundle, mixup: float, cutmix: float
+) -> None:
+    config = FinetuneConfig(mixup=mixup, cutmix=cutmix, label_smoothing=0.1)
+    training = _Training(Classifier(tiny_bundle.encoder, 10), config, 10)
+    seen = {}
+    training.classifier.forward = lambda images: seen.setdefault("images", images)[:, 0, :1, :10]
+    training.criterion.forward = lambda scores, targets: seen.setdefault("targets", targets).sum()
+    images = torch.randn(4, 3, 32, 32)
+    torch.manual_seed(1)
+    training({"view": images.clone(), "label": torch.tensor([0, 1, 2, 3])})
+    targets = seen["targets"]
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(4))
+    if mixup or cutmix:
+        assert not torch.equal(seen["images"], images)
+        # An image of the batch read backwards is mixed in, and so is its label.
+        assert (targets > 0.02).sum(dim=1).tolist() == [2, 2, 2, 2]
+        assert (targets[0] > 0.02).nonzero().flatten().tolist() == [0, 3]
+    else:
+        assert torch.equal(seen["images"], images)
+        torch.testing.assert_close(targets.diagonal(), torch.full((4,), 0.91))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_random_erasing_paints_noise_into_the_view(
+    tiny_store: Store, tiny_bundle: EncoderBundle, probability: float
+) -> None:
+    config = replace(SHORT, random_erasing=probability, crop_scale=(1.0, 1.0), flip=0.0)
+    batch = next(_loader(tiny_bundle, tiny_store, config, MACHINE).epoch(0))
+    plain = replace(config, random_erasing=0.0)
+    expected = next(_loader(tiny_bundle, tiny_store, plain, MACHINE).epoch(0))["view"]
+    changed = (batch["view"] != expected).any(dim=1).float().mean(dim=(1, 2))
+    if probability:
+        assert (changed > 0.01).all()
+        assert (changed < 0.5).all()
+    else:
+        assert not changed.any()
+
+
+def test_confusion_counts_truth_by_prediction() -> None:
+    scores = torch.eye(3)[torch.tensor([0, 1, 1, 2])]
+    confusion = _confusion(scores, torch.tensor([0, 0, 1, 1]), 3)
+    assert confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "values", [{"batch_size": 15}, {"drop_path": 1.0}, {"crop_scale": [0.5, 0.1]}, {"mixup": -1}]
+)
+def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"finetune.{next(iter(values))}"):
+        parse(FinetuneConfig, values, "finetune")
