@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import configure_logging
 from kedro.io import DatasetError
 
 from pipelines import tracking
@@ -167,6 +169,13 @@ class TrackingHooks:
 
 class ConsoleHooks:
     """Says what is being done, how long it took, and at the end where to look."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Take the project's logging also in a sub-folder, where Kedro does not look for it."""
+        if Path.cwd() != context.project_path:
+            text = (context.project_path / "conf" / "logging.yml").read_text(encoding="utf-8")
+            configure_logging(yaml.safe_load(text))
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:

@@ -142,7 +142,7 @@ def test_cmae_parity_shifts_the_target_alone_within_one_master() -> None:
     shifts = [find_window(*pair) for pair in zip(master, made["target_view"], strict=True)]
     rows, cols = zip(*shifts, strict=True)
     assert views.shift == 8
-    assert 0 <= min(rows + cols)
+    assert min(rows + cols) >= 0
     assert max(rows + cols) <= 8
     assert len(set(rows)) > 3
     assert rows != cols
@@ -291,3 +291,10 @@ def test_whole_images_are_resized_only_if_need_be() -> None:
     still = torch.zeros(3, dtype=torch.bool)
     expected = reference(to_float(images), full_boxes(3), still, (32, 32))
     assert (whole_images(images, (32, 32)) - expected).abs().max() < TOLERANCE
+
+
+def test_pixels_stay_exact_where_the_network_computes_in_bf16() -> None:
+    images = noise_images(2, 20, 28)
+    exact = whole_images(images, (32, 32))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(whole_images(images, (32, 32)), exact)

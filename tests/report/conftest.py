@@ -271,8 +271,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
 
 @pytest.fixture(scope="session")
 def page(inputs: ReportInputs) -> Report:
-    """The report of `inputs` with all defaults."""
-    return build_report(inputs, ReportConfig())
+    """The report of `inputs`, two images in a picture to be quick."""
+    return build_report(inputs, ReportConfig(pictures=2))
 
 
 @pytest.fixture(scope="session")

@@ -52,8 +52,8 @@ def first_component(encoder: VisionEncoder, view: Tensor) -> Tensor:
     """Each patch token's place along its image's first component, (B, rows, cols) in [0, 1].
 
     Tokens are centred within the image; the sign is chosen so that the border is low. What an
-    image of the mean colour gives is taken off first: MAE's tokens tell above all where they are
-    (digit scenes: 91 % of the boxes hit their object with this, 58 % without).
+    image of the mean colour gives is taken off first: a trained encoder's tokens tell above all
+    where they are, and their first component would, too.
     """
     blank = encoder.forward_tokens(torch.zeros_like(view[:1]))
     tokens = (encoder.forward_tokens(view) - blank)[:, 1:].float()

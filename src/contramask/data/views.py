@@ -96,7 +96,8 @@ def crop_weights(
 
 def apply_weights(images: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """Resize float images (B, C, H, W) in [0, 255] by their matrices; clamped, not rounded."""
-    return (rows[:, None] @ images @ cols.transpose(1, 2)[:, None]).clamp_(0, 255)
+    with torch.autocast(images.device.type, enabled=False):  # bf16 would round pixels
+        return (rows[:, None] @ images @ cols.transpose(1, 2)[:, None]).clamp_(0, 255)
 
 
 def window(weights: Tensor, offset: Tensor, size: int) -> Tensor:

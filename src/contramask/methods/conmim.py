@@ -159,7 +159,7 @@ def patch_gauges(
     is how much worse that is: the part owed to content. shortcut is how much better than ln L it
     still is: the part that needs no image at all. match_top1 and match_top1_other are the shares of
     queries nearest to the right place's key; key_cosine is the mean between an image's keys (above
-    0.9: collapse); feature_std as in `losses.contrast_gauges`; hidden_patches counts M.
+    0.9: collapse); feature_std as in `losses.contrast_gauges`.
     """
     own = _logits(query, key, temperature)
     other = _logits(query, key.roll(1, dims=0), temperature)
@@ -174,7 +174,6 @@ def patch_gauges(
         "match_top1_other": (other.argmax(dim=-1) == ids_hide).float().mean(),
         "key_cosine": together.mean(),
         "feature_std": unit.flatten(0, 1).std(dim=0).mean() * width**0.5,
-        "hidden_patches": torch.tensor(float(ids_hide.shape[1])),
     }
 
 

@@ -128,9 +128,9 @@ class TokenTarget(nn.Module):
     def gauges(self) -> dict[str, Tensor]:
         """token_entropy, token_gain and token_drift, in nats.
 
-        The gain is the entropy of all tokens seen minus the latest loss without smoothing: 0 is what
-        frequencies alone give, and it should pass 0.5. The drift is the divergence of the tokens
-        since the last call from all; near 0, for tokenizer and views do not change.
+        The gain is the entropy of all tokens seen minus the latest loss without smoothing: 0 is
+        what frequencies alone give, and it should pass 0.5. The drift is the divergence of the
+        tokens since the last call from all; near 0, for tokenizer and views do not change.
         """
         known = entropy(self.counts)
         recent = self.recent / self.recent.sum().clamp_min(1)

@@ -23,7 +23,6 @@ dual step costs about 1.4 plain ones, so compare with 1.4 times the epochs, too.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass as plain_dataclass
 from typing import Any, Literal
 
 import torch
@@ -32,17 +31,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.draws import uniform
-from contramask.masking import PatchMask, block_mask, num_cells
-from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
+from contramask.masking import num_cells
+from contramask.methods.base import Batch, Method, StepOutput
+from contramask.methods.masked_prediction import MaskedPass, MaskedPrediction, MaskRule
 from contramask.methods.mim_target import PixelTarget, TargetConfig, TokenTarget, VQTargetConfig
-from contramask.models.decoder import DecoderConfig, TokenDecoder
+from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import VisionEncoder
 from contramask.models.pretrained_tokenizer import PretrainedTargetConfig, load_pretrained
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.typed import STRICT
 
-_RATIO_STREAM = 76  # how much of an image is hidden, where images differ in that
 _SAMPLE = 32  # images on which the balance of the two losses is measured
 
 
@@ -70,42 +68,36 @@ class SupMIMConfig:
         """Whether the tokenizer stage has to run first."""
         return self.lambda_mim > 0 and self.target.name == "vq"
 
-
-@plain_dataclass(frozen=True)
-class _MaskedPass:
-    """tokens (B, 1+V, D), which of them to pool (B, V), predictions and targets of M patches."""
-
-    tokens: Tensor
-    visible: Tensor
-    pred: Tensor
-    target: Tensor
+    @property
+    def mask_rule(self) -> MaskRule:
+        """How the masked pass hides patches, `auto` resolved."""
+        style = self.mask_style
+        if style == "auto":
+            style = "drop" if self.mode == "dual" else "replace"
+        clean_share = self.clean_share if self.mode == "shared" else None
+        return MaskRule(self.mask_ratio, self.mask_block, style, clean_share)
 
 
 class SupMIM(Method):
     """Supervised training with masked image modelling beside it; call `attach` before anything.
 
-    Batches need `view` (B, C, H, W), `label` (B,), -1 where unknown, and `key` (B,) or `noise`
-    (B, cells) and, if images differ in their ratio, `ratio_noise` (B, 2). The classifier reads
-    `target_view` where there is one.
+    Batches need what `MaskedPrediction` needs and `label` (B,), -1 where unknown. The classifier
+    reads `target_view` where there is one, except in shared mode.
     """
 
     class_head: nn.Linear
-    target: TokenTarget | PixelTarget
-    decoder: TokenDecoder
-    mask_token: nn.Parameter
+    mim: MaskedPrediction | None  # None: plain supervised training
 
     def __init__(self, encoder: VisionEncoder, config: SupMIMConfig) -> None:
         super().__init__()
         num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early
         self.encoder, self.config = encoder, config
-        self.style = config.mask_style
-        if self.style == "auto":
-            self.style = "drop" if config.mode == "dual" else "replace"
+        self.register_module("mim", None)
         #: Ids of the frozen things this training learns from, for its record and its fingerprint.
         self.ingredients: dict[str, str] = {}
 
     def attach(self, data: Mapping[str, Any], tokenizer: TokenizerBundle | None) -> None:
-        """Make what depends on the data: class head, targets and decoder.
+        """Make what depends on the data: class head, target and decoder.
 
         data is the store's manifest. Raises `ValueError` for images without classes, and for a
         missing, refused or unfitting tokenizer.
@@ -115,23 +107,18 @@ class SupMIM(Method):
                 "supmim learns from classes and these images have none; choose another method "
                 "(pretrain.method.name), or give the images labels"
             )
-        width, config = self.encoder.embed_dim, self.config
-        self.class_head = nn.Linear(width, len(data["classes"]))
+        config = self.config
+        self.class_head = nn.Linear(self.encoder.embed_dim, len(data["classes"]))
         nn.init.trunc_normal_(self.class_head.weight, std=0.02)
         nn.init.zeros_(self.class_head.bias)
         if not config.lambda_mim or isinstance(config.target, PretrainedTargetConfig):
-            self.reconstruct = None  # type: ignore[assignment]  # nothing there to draw with
-        if not config.lambda_mim:
-            return
-        # After the class head: the supervised part starts with the same weights whatever follows.
-        self.target = self._make_target(data, tokenizer)
-        ratio, grid = self.encoder.config.mlp_ratio, self.encoder.grid_size
-        self.decoder = TokenDecoder(width, self.target.out_dim, grid, config.decoder, ratio)
-        if self.style == "replace":
-            self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-            nn.init.normal_(self.mask_token, std=0.02)
+            self.reconstruct = None  # type: ignore[assignment,method-assign]  # cannot draw
+        if config.lambda_mim:
+            # After the class head: the supervised part starts from the same weights without it.
+            target = self._target(data, tokenizer)
+            self.mim = MaskedPrediction(self.encoder, config.mask_rule, target, config.decoder)
 
-    def _make_target(
+    def _target(
         self, data: Mapping[str, Any], bundle: TokenizerBundle | None
     ) -> TokenTarget | PixelTarget:
         config, encoder = self.config.target, self.encoder
@@ -152,36 +139,31 @@ class SupMIM(Method):
         return PixelTarget(encoder.patch_size, encoder.in_chans, config)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """One step's loss; terms: class_loss, class_top1, and for targets mim_loss and its own."""
-        logits, label, masked = self._both(batch)
-        class_loss, terms = self._class_score(logits, label)
+        """One step's loss; terms: class_loss, class_top1 and, with targets, mim_loss and theirs."""
         self.latest = {k: v[:_SAMPLE] for k, v in batch.items() if isinstance(v, Tensor)}
-        if masked is None:
-            return StepOutput(class_loss, terms)
-        self.target.record(masked.target)
-        mim_loss, more = self.target.score(masked.pred, masked.target)
+        if self.mim is None:
+            logits = self.classify(_classified(batch))
+            return StepOutput(*self._class_score(logits, batch["label"]))
+        logits, label, masked = self._both(self.mim, batch)
+        class_loss, terms = self._class_score(logits, label)
+        self.mim.target.record(masked.target)
+        mim_loss, more = self.mim.target.score(masked.pred, masked.target)
         loss = class_loss + self.config.lambda_mim * mim_loss
         return StepOutput(loss, {**terms, "mim_loss": mim_loss.detach(), **more})
 
-    def _both(self, batch: Batch) -> tuple[Tensor, Tensor, _MaskedPass | None]:
+    def _both(self, mim: MaskedPrediction, batch: Batch) -> tuple[Tensor, Tensor, MaskedPass]:
         """Class logits, their labels, and what the masked pass gave, as the mode says."""
-        config = self.config
-        if not config.lambda_mim:
-            return self.classify(_classified(batch)), batch["label"], None
-        if config.mode == "dual":
-            return self.classify(_classified(batch)), batch["label"], self.masked_pass(batch)
-        if config.mode == "shared":
-            masked = self.masked_pass(batch)
-            return (
-                self.class_head(self._pool(masked.tokens, masked.visible)),
-                batch["label"],
-                masked,
-            )
+        if self.config.mode == "dual":
+            return self.classify(_classified(batch)), batch["label"], mim(self.encoder, batch)
+        if self.config.mode == "shared":
+            masked = mim(self.encoder, batch)
+            features = self._pool(masked.tokens, masked.visible)
+            return self.class_head(features), batch["label"], masked
         count = len(batch["label"])
-        first = min(max(round(config.split_share * count), 1), count - 1)
+        first = min(max(round(self.config.split_share * count), 1), count - 1)
         # Batches are shuffled, so the first images are as random as any others.
         rest = _part(batch, slice(first, None))
-        masked = self.masked_pass(_part(batch, slice(first)))
+        masked = mim(self.encoder, _part(batch, slice(first)))
         return self.classify(_classified(rest)), rest["label"], masked
 
     def classify(self, images: Tensor) -> Tensor:
@@ -190,64 +172,16 @@ class SupMIM(Method):
         visible = torch.ones(tokens.shape[0], tokens.shape[1] - 1, device=tokens.device)
         return self.class_head(self._pool(tokens, visible))  # type: ignore[no-any-return]
 
-    def draw_mask(self, batch: Batch) -> PatchMask:
-        """A mask that hides equally many patches of each image: from `noise`, or from the keys."""
-        grid, block = self.encoder.grid_size, self.config.mask_block
-        return block_mask(self._noise(batch), self.config.mask_ratio, grid, block)
-
-    def draw_hidden(self, batch: Batch) -> Tensor:
-        """What is hidden, (B, L) bool; in shared mode a uniform share of 0 to mask_ratio, or 0."""
-        config, (rows, cols) = self.config, self.encoder.grid_size
-        if config.mode != "shared" or self.style == "drop":
-            return self.draw_mask(batch).mask
-        noise, draws = self._noise(batch), batch.get("ratio_noise")
-        if draws is None:
-            draws = uniform(batch["key"], _RATIO_STREAM, 2)
-        share = torch.where(draws[:, 1] < config.clean_share, 0, draws[:, 0] * config.mask_ratio)
-        count = (share * noise.shape[1]).long()
-        rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
-        block = config.mask_block
-        cells = (rank >= noise.shape[1] - count[:, None]).unflatten(1, (rows // block, -1))
-        return cells.repeat_interleave(block, 1).repeat_interleave(block, 2).flatten(1)
-
-    def masked_pass(self, batch: Batch) -> _MaskedPass:
-        """Encode the masked view and predict its hidden patches."""
-        view = batch["view"]
-        target, row = self.target.of(view), torch.arange(len(view), device=view.device)[:, None]
-        if self.style == "drop":
-            mask = self.draw_mask(batch)
-            tokens = self.encoder.forward_tokens(view, mask.ids_keep)  # (B, 1+V, D)
-            pred = self.decoder.predict_hidden(tokens, mask).flatten(0, 1)
-            visible = torch.ones(mask.ids_keep.shape, device=view.device)
-            return _MaskedPass(tokens, visible, pred, target[row, mask.ids_hide].flatten(0, 1))
-        hidden = self.draw_hidden(batch)
-        tokens = self.encode_replaced(view, hidden)  # (B, 1+L, D)
-        states = self.decoder(tokens, _nothing_dropped(hidden))[:, 1:]
-        return _MaskedPass(tokens, ~hidden, self.decoder.pred(states[hidden]), target[hidden])
-
-    def encode_replaced(self, view: Tensor, hidden: Tensor) -> Tensor:
-        """Tokens (B, 1+L, D) of a view in which a mask token stands for each hidden patch (B, L)."""
-        tokens = self.encoder.embed(view)
-        blank = (self.mask_token + self.encoder.pos_embed[:, 1:]).to(tokens.dtype)
-        patches = torch.where(hidden[..., None], blank, tokens[:, 1:])
-        tokens = self.encoder.blocks(torch.cat([tokens[:, :1], patches], dim=1))
-        return self.encoder.norm(tokens)  # type: ignore[no-any-return]
-
-    def predict_all(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The decoder's outputs for every patch (B, L, out) and what was hidden (B, L)."""
-        if self.style == "drop":
-            mask = self.draw_mask(batch)
-            tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)
-            return self.decoder.predict_all(tokens, mask), mask.mask
-        hidden = self.draw_hidden(batch)
-        tokens = self.encode_replaced(batch["view"], hidden)
-        return self.decoder.predict_all(tokens, _nothing_dropped(hidden)), hidden
-
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What it makes of hidden patches, (B, L, P), and the mask (B, L), True where hidden."""
-        pred, hidden = self.predict_all(batch)
-        return self.target.picture(pred, batch["view"], hidden), hidden
+        """What it makes of hidden patches, (B, L, P), and the mask (B, L), True where hidden.
+
+        Raises `ValueError` when nothing is predicted.
+        """
+        if self.mim is None:
+            raise ValueError("with lambda_mim 0 no patches are predicted")
+        pred, hidden = self.mim.predict_all(self.encoder, batch)
+        return self.mim.target.picture(pred, batch["view"], hidden), hidden
 
     def gauges(self) -> dict[str, Tensor]:
         """The balance of both losses on up to 32 images of the latest step, and the target's own.
@@ -255,13 +189,13 @@ class SupMIM(Method):
         grad_class and grad_mim are norms of the gradients of L_class and lambda L_mim at the last
         encoder block; grad_ratio, the second over the first, is healthy between 0.1 and 1.
         """
-        if not self.config.lambda_mim:
+        if self.mim is None:
             return {}
-        own = self.target.gauges()
+        own = self.mim.target.gauges()
         with torch.enable_grad():
-            logits, label, masked = self._both(self.latest)
+            logits, label, masked = self._both(self.mim, self.latest)
             class_loss, _ = self._class_score(logits, label)
-            mim_loss, _ = self.target.score(masked.pred, masked.target)
+            mim_loss, _ = self.mim.target.score(masked.pred, masked.target)
             norms = [self._gradient(loss) for loss in (class_loss, mim_loss)]
         grad_class, grad_mim = norms[0], self.config.lambda_mim * norms[1]
         ratio = grad_mim / grad_class.clamp_min(1e-12)
@@ -271,7 +205,8 @@ class SupMIM(Method):
         """Norm of a loss's gradient at the last encoder block."""
         last = [p for p in self.encoder.blocks[-1].parameters() if p.requires_grad]
         parts = torch.autograd.grad(loss, last, retain_graph=True)
-        return torch.cat([part.flatten().float() for part in parts]).norm()
+        norm: Tensor = torch.cat([part.flatten().float() for part in parts]).norm()
+        return norm
 
     def _class_score(self, logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Smoothed cross-entropy over labelled images, 0 without any; terms: the loss and top-1."""
@@ -286,28 +221,15 @@ class SupMIM(Method):
         """The class token, or the mean of visible patches: (B, D)."""
         if self.config.pool == "cls":
             return tokens[:, 0]
-        weight = (visible / visible.sum(dim=1, keepdim=True)).to(tokens.dtype)
-        return (tokens[:, 1:] * weight[..., None]).sum(dim=1)
-
-    def _noise(self, batch: Batch) -> Tensor:
-        noise: Tensor | None = batch.get("noise")
-        if noise is not None:
-            return noise
-        cells = num_cells(self.encoder.grid_size, self.config.mask_block)
-        return uniform(batch["key"], MASK_STREAM, cells)
+        weight = visible / visible.sum(dim=1, keepdim=True)
+        return torch.einsum("bvd,bv->bd", tokens[:, 1:], weight.to(tokens.dtype))
 
 
 def _classified(batch: Batch) -> Tensor:
     """The images the classifier reads, (B, C, H, W)."""
-    images: Tensor = batch.get("target_view", batch["view"])
+    images: Tensor = batch["target_view" if "target_view" in batch else "view"]
     return images
 
 
 def _part(batch: Batch, rows: slice) -> Batch:
     return {k: v[rows] if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-
-def _nothing_dropped(hidden: Tensor) -> PatchMask:
-    """Tells a decoder that it gets a token of every patch."""
-    ids = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape)
-    return PatchMask(ids, ids[:, :0], torch.zeros_like(hidden))

@@ -98,7 +98,7 @@ class Codebook(nn.Module):
             # |z - c|^2 without |z|^2, which is the same for all codes.
             parts = [
                 torch.addmm(offset, part, self.codes.T, alpha=-2).argmin(dim=1)
-                for part in vectors.flatten(0, -2).split(_CHUNK)
+                for part in torch.split(vectors.flatten(0, -2), _CHUNK)
             ]
         return torch.cat(parts).reshape(vectors.shape[:-1])
 

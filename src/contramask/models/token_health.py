@@ -168,5 +168,6 @@ def warnings(health: TokenHealth, gates: TokenGates) -> list[str]:
 
 def _spread(images: Tensor, patch_size: int) -> Tensor:
     """Mean deviation of the pixels inside each patch, over channels, (B * L,)."""
-    patches = patchify(images, patch_size).unflatten(2, (patch_size**2, images.shape[1]))
+    patches = patchify(images, patch_size)  # (B, L, p*p*C)
+    patches = patches.reshape(*patches.shape[:2], patch_size**2, -1)
     return patches.std(dim=2, correction=0).mean(dim=2).flatten()

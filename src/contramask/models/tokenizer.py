@@ -104,7 +104,7 @@ class VQTokenizer(nn.Module):
 
     def pixels(self, vectors: Tensor, grid: Size) -> Tensor:
         """Scaled pixels (B, C, rows * stride, cols * stride) from quantised vectors (B, L, d)."""
-        maps = vectors.transpose(1, 2).unflatten(2, grid)
+        maps = vectors.transpose(1, 2).reshape(len(vectors), -1, *grid)
         return self.pixel_decoder(maps)  # type: ignore[no-any-return]
 
     @torch.no_grad()

@@ -36,6 +36,11 @@ class TokenizerBundle:
         return cls(None, {"schema": SCHEMA, "skipped": reason})
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether there is no tokenizer because none was asked for."""
+        return self.tokenizer is None
+
+    @property
     def accepted(self) -> bool:
         """Whether there is a tokenizer and it passed its gates."""
         return bool(self.manifest.get("accepted", False))

@@ -22,6 +22,7 @@ from contramask.models.token_health import (
 )
 from contramask.models.tokenizer import VQTokenizer
 from contramask.models.tokenizer_bundle import TokenizerBundle, describe
+from contramask.results import result_row
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def audit(tokenizer: VQTokenizer, store: Store, size: Size, device: torch.device
     arrays = {
         "original": _uint8(originals),
         "reconstruction": _uint8(tokenizer.decode(ids, (rows, cols))),
-        "tokens": ids.unflatten(1, (rows, cols)).cpu().numpy().astype(np.int32),
+        "tokens": ids.reshape(-1, rows, cols).cpu().numpy().astype(np.int32),
         "share": health.shares,
     }
     return Audit(health, name, arrays)
@@ -95,15 +96,25 @@ def judge(
     return bundle
 
 
-def health_values(health: TokenHealth) -> dict[str, float]:
-    """Metrics of the results table: perplexity in codes, the others in percent."""
-    return {
+def health_rows(found: Audit, user: dict[str, Any]) -> pd.DataFrame:
+    """Rows of the results table: perplexity in codes, the others in percent.
+
+    `user` describes the experiment the tokens are for, with the keys of an encoder's manifest.
+    """
+    health = found.health
+    values = {
         "perplexity": health.perplexity,
         "used_codes": 100 * health.used,
         "top_code": 100 * health.top_share,
         "token_stability": 100 * health.stability,
         "pixel_error": 100 * health.error,
     }
+    return pd.DataFrame(
+        [
+            result_row(user, found.split, "tokenizer", "none", name, value)
+            for name, value in values.items()
+        ]
+    )
 
 
 def code_table(health: TokenHealth) -> pd.DataFrame:

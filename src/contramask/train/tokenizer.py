@@ -12,7 +12,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pandas as pd
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -30,7 +29,7 @@ from contramask.models.encoder import Size
 from contramask.models.token_health import TokenGates, entropy
 from contramask.models.tokenizer import TokenizerNetConfig, VQTokenizer
 from contramask.models.tokenizer_bundle import TokenizerBundle
-from contramask.results import RunInfo, StageOutput, result_row
+from contramask.results import RunInfo, StageOutput
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
@@ -39,7 +38,7 @@ from contramask.train.optim import adamw, decay_groups
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain import PretrainConfig
 from contramask.train.schedule import warmup_cosine
-from contramask.train.token_audit import audit, code_table, health_values, judge
+from contramask.train.token_audit import audit, code_table, health_rows, judge
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ def train_tokenizer(
         "tokenizer_id": bundle.tokenizer_id,
         **{k: bundle.manifest[k] for k in ("health", "accepted", "reasons", "warnings")},
     }
-    rows = _rows(store, pretrain, run, found.split, health_values(found.health))
+    rows = health_rows(found, _user(store, pretrain, run))
     tables = {"curve": curve, "codes": code_table(found.health)}
     keeper.done()
     return TokenizerResult(bundle, StageOutput(rows, tables, found.arrays, facts))
@@ -194,7 +193,7 @@ def _prepared(
         config.codebook,
     )
     training = TokenizerTraining(tokenizer, config.commitment_weight)
-    prepare(training.to(memory_format=torch.channels_last), machine)  # type: ignore[call-overload]
+    prepare(training.to(memory_format=torch.channels_last), machine)
     views = _views(config, _image_size(store, pretrain), store.manifest["channels"])
     loader = ImageLoader(split, views, config.batch_size, seed, machine.device)
     tokenizer.codebook.start(_first_vectors(tokenizer, loader), seed)
@@ -283,12 +282,10 @@ def _fingerprint(
     return {"tokenizer": plain, "patch_size": patch_size, **origin}
 
 
-def _rows(
-    store: Store, pretrain: PretrainConfig, run: RunInfo, split: str, values: dict[str, float]
-) -> pd.DataFrame:
-    """Result rows under the name of the method that is going to use the tokens."""
+def _user(store: Store, pretrain: PretrainConfig, run: RunInfo) -> dict[str, Any]:
+    """The experiment whose method is going to use the tokens, as result rows name it."""
     width, depth, _ = pretrain.encoder.sizes
-    manifest = {
+    return {
         "experiment": run.experiment,
         "method": pretrain.method.name,
         "arch": {"embed_dim": width, "depth": depth, "patch_size": pretrain.encoder.patch_size},
@@ -296,9 +293,3 @@ def _rows(
         "seed": run.seed,
         "config_hash": run.config_hash,
     }
-    return pd.DataFrame(
-        [
-            result_row(manifest, split, "tokenizer", "none", name, value)
-            for name, value in values.items()
-        ]
-    )

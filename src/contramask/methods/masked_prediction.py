@@ -1,0 +1,130 @@
+"""Predicting hidden patches as a task beside another one: mask, encode, decode, score."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from contramask.draws import uniform
+from contramask.masking import PatchMask, block_mask, num_cells
+from contramask.methods.base import MASK_STREAM, Batch
+from contramask.methods.mim_target import PixelTarget, TokenTarget
+from contramask.models.decoder import DecoderConfig, TokenDecoder
+from contramask.models.encoder import VisionEncoder
+
+_RATIO_STREAM = 76  # of random numbers: how much is hidden, where images differ in that
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """Which patches are hidden, and what the encoder gets in their place.
+
+    `drop`: nothing, and equally many are hidden in all images. `replace`: a mask token; with a
+    `clean_share`, each image has a ratio of its own, uniform from 0 to `ratio`, and that share of
+    the images stays complete.
+    """
+
+    ratio: float
+    block: int  # patches per side of a masked cell
+    style: Literal["drop", "replace"]
+    clean_share: float | None = None
+
+
+@dataclass(frozen=True)
+class MaskedPass:
+    """tokens (B, 1+V, D), which of the V to pool (B, V), predictions and targets of M patches."""
+
+    tokens: Tensor
+    visible: Tensor
+    pred: Tensor
+    target: Tensor
+
+
+class MaskedPrediction(nn.Module):
+    """A decoder, a target and, if patches are replaced, a mask token; the encoder is lent.
+
+    Batches need `view` (B, C, H, W), and `key` (B,) or `noise` (B, cells) and, if images differ in
+    their ratio, `ratio_noise` (B, 2).
+    """
+
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        rule: MaskRule,
+        target: TokenTarget | PixelTarget,
+        decoder: DecoderConfig,
+    ) -> None:
+        super().__init__()
+        self.rule, self.target, self.grid_size = rule, target, encoder.grid_size
+        width, ratio = encoder.embed_dim, encoder.config.mlp_ratio
+        self.decoder = TokenDecoder(width, target.out_dim, encoder.grid_size, decoder, ratio)
+        if rule.style == "replace":
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+            nn.init.normal_(self.mask_token, std=0.02)
+
+    def draw_mask(self, batch: Batch) -> PatchMask:
+        """A mask that hides equally many patches of each image: from `noise`, or from the keys."""
+        return block_mask(self._noise(batch), self.rule.ratio, self.grid_size, self.rule.block)
+
+    def draw_hidden(self, batch: Batch) -> Tensor:
+        """What is hidden in each image, (B, L) bool, as the rule says."""
+        rule = self.rule
+        if rule.clean_share is None or rule.style == "drop":
+            return self.draw_mask(batch).mask
+        noise, draws = self._noise(batch), batch.get("ratio_noise")
+        if draws is None:
+            draws = uniform(batch["key"], _RATIO_STREAM, 2)
+        share = torch.where(draws[:, 1] < rule.clean_share, 0, draws[:, 0] * rule.ratio)
+        count = (share * noise.shape[1]).long()
+        rank = noise.argsort(dim=1, stable=True).argsort(dim=1)
+        rows, cols = (side // rule.block for side in self.grid_size)
+        cells = (rank >= noise.shape[1] - count[:, None]).reshape(-1, rows, cols)
+        hidden = cells.repeat_interleave(rule.block, 1).repeat_interleave(rule.block, 2)
+        return hidden.flatten(1)
+
+    def forward(self, encoder: VisionEncoder, batch: Batch) -> MaskedPass:
+        """Encode the masked view and predict its hidden patches."""
+        view = batch["view"]
+        target = self.target.of(view)  # (B, L) or (B, L, P)
+        if self.rule.style == "drop":
+            mask = self.draw_mask(batch)
+            tokens = encoder.forward_tokens(view, mask.ids_keep)  # (B, 1+V, D)
+            pred = self.decoder.predict_hidden(tokens, mask).flatten(0, 1)
+            row = torch.arange(len(view), device=view.device)[:, None]
+            visible = torch.ones_like(mask.ids_keep, dtype=torch.bool)
+            return MaskedPass(tokens, visible, pred, target[row, mask.ids_hide].flatten(0, 1))
+        hidden = self.draw_hidden(batch)
+        tokens = self._encode_replaced(encoder, view, hidden)  # (B, 1+L, D)
+        states = self.decoder(tokens, _nothing_dropped(hidden))[:, 1:]
+        return MaskedPass(tokens, ~hidden, self.decoder.pred(states[hidden]), target[hidden])
+
+    def predict_all(self, encoder: VisionEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The decoder's outputs for every patch (B, L, out) and what was hidden (B, L)."""
+        if self.rule.style == "drop":
+            mask = self.draw_mask(batch)
+            tokens = encoder.forward_tokens(batch["view"], mask.ids_keep)
+            return self.decoder.predict_all(tokens, mask), mask.mask
+        hidden = self.draw_hidden(batch)
+        tokens = self._encode_replaced(encoder, batch["view"], hidden)
+        return self.decoder.predict_all(tokens, _nothing_dropped(hidden)), hidden
+
+    def _encode_replaced(self, encoder: VisionEncoder, view: Tensor, hidden: Tensor) -> Tensor:
+        """Tokens (B, 1+L, D) of a view with a mask token, told its place, for hidden patches."""
+        tokens = encoder.embed(view)
+        blank = (self.mask_token + encoder.pos_embed[:, 1:]).to(tokens.dtype)
+        patches = torch.where(hidden[..., None], blank, tokens[:, 1:])
+        tokens = encoder.blocks(torch.cat([tokens[:, :1], patches], dim=1))
+        return encoder.norm(tokens)  # type: ignore[no-any-return]
+
+    def _noise(self, batch: Batch) -> Tensor:
+        """One number a cell, (B, cells); the largest are hidden."""
+        if "noise" in batch:
+            return batch["noise"]  # type: ignore[no-any-return]
+        return uniform(batch["key"], MASK_STREAM, num_cells(self.grid_size, self.rule.block))
+
+
+def _nothing_dropped(hidden: Tensor) -> PatchMask:
+    """Tells a decoder that it gets a token of every patch."""
+    ids = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape)
+    return PatchMask(ids, ids[:, :0], torch.zeros_like(hidden))
