@@ -92,7 +92,7 @@ def test_initial_weights_are_conmims() -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"30x32 px cannot be cut .* encoder\.patch_size"):
+    with pytest.raises(ValueError, match=r"30x32 px cannot be cut .*encoder\.patch_size"):
         build_beit(TINY, BeitConfig(), (30, 32), 3)
     with pytest.raises(ValueError, match="18 wide cannot be split into 4 heads"):
         build_beit(EncoderConfig(embed_dim=18, num_heads=4), BeitConfig(), (32, 32), 3)

@@ -46,9 +46,9 @@ class ScenesConfig:
     #: The second digit is left out when less than this share of its ink stays visible.
     second_visible: Share = 0.6
     #: Brightness of the digits before tinting.
-    digit_brightness: ShareRange = (0.80, 1.0)
+    digit_brightness: ShareRange = (0.60, 1.0)
     #: Each colour channel of a digit is lowered by up to this share.
-    tint: Share = 0.25
+    tint: Share = 0.5
     #: Mean brightness of the background.
     background_brightness: ShareRange = (0.12, 0.32)
     #: What is left of the photograph's contrast (1 = all of it).

@@ -29,7 +29,10 @@ from contramask.typed import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class TuneConfig:
-    """How a dense head, and the encoder under it, is trained: AdamW, warm-up, half a cosine."""
+    """How a dense head, and the encoder under it, is trained: AdamW, warm-up, half a cosine.
+
+    Each task has its own defaults, in a subclass.
+    """
 
     epochs: int = Field(default=4, ge=1)
     batch_size: int = Field(default=32, ge=2)

@@ -47,6 +47,15 @@ EVAL_BATCH = 64
 
 
 @dataclass(frozen=True, config=STRICT)
+class DetectorTune(TuneConfig):
+    """Training of the detector together with the encoder."""
+
+    epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
 class DetectionConfig:
     """How the detector is built and trained; encoder and detector learn together.
 
@@ -56,7 +65,7 @@ class DetectionConfig:
     train_limit: int | None = Field(default=2000, ge=2)  # images, spread over the train split
     val_limit: int | None = Field(default=500, ge=1)
     upscale: float = Field(default=1.0, gt=0)  # the encoder reads images this much larger
-    tune: TuneConfig = TuneConfig(epochs=4, batch_size=16, lr=1e-3)
+    tune: DetectorTune = field(default_factory=DetectorTune)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     jitter: JitterConfig = field(default_factory=JitterConfig)
     pictures: int = Field(default=8, ge=0)

@@ -57,6 +57,25 @@ EVAL_BATCH = 128
 
 
 @dataclass(frozen=True, config=STRICT)
+class LinearTune(TuneConfig):
+    """Training of the linear head alone; layer decay and drop path concern no head."""
+
+    epochs: int = Field(default=15, ge=1)
+    lr: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    clip_grad: float | None = Field(default=None, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class UPerNetTune(TuneConfig):
+    """Training of UPerNet together with the encoder."""
+
+    epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    lr: float = Field(default=3e-3, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
 class SegmentationConfig:
     """Two protocols: `linear` on frozen features, `upernet` with the encoder fine-tuned.
 
@@ -67,8 +86,8 @@ class SegmentationConfig:
     train_limit: int | None = Field(default=3000, ge=2)  # images, spread over the train split
     val_limit: int | None = Field(default=1000, ge=1)
     upscale: float = Field(default=1.0, gt=0)  # the encoder reads images this much larger
-    linear: TuneConfig = TuneConfig(epochs=8, lr=3e-3, weight_decay=1e-3, clip_grad=None)
-    upernet: TuneConfig = TuneConfig(epochs=4, lr=1e-3)
+    linear: LinearTune = field(default_factory=LinearTune)
+    upernet: UPerNetTune = field(default_factory=UPerNetTune)
     net: UPerNetConfig = field(default_factory=UPerNetConfig)
     jitter: JitterConfig = field(default_factory=JitterConfig)  # of upernet; linear has none
     cache_megabytes: float = Field(default=4096, ge=0)  # frozen features kept when they fit

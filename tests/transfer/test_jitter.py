@@ -1,0 +1,114 @@
+"""Joint random placement: image, pixel classes and objects stay together."""
+
+import pytest
+import torch
+
+from contramask.draws import image_keys
+from contramask.transfer.jitter import (
+    JitterConfig,
+    Placement,
+    draw_placement,
+    place_classes,
+    place_images,
+    place_objects,
+)
+from contramask.typed import ConfigError, parse
+
+SIZE = (20, 28)
+
+
+def placement(zoom: float, shift: tuple[float, float], is_flipped: bool) -> Placement:
+    return Placement(torch.tensor([zoom]), torch.tensor([shift]), torch.tensor([is_flipped]))
+
+
+def scene() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """One bright rectangle: as image (1, 1, H, W), as pixel classes and as an object."""
+    rows, cols = SIZE
+    mask = torch.zeros(1, rows, cols, dtype=torch.uint8)
+    mask[0, 4:12, 6:20] = 1
+    target = {
+        "boxes": torch.tensor([[6.0, 4, 20, 12]]),
+        "labels": torch.tensor([3]),
+        "masks": mask,
+    }
+    return mask[None].float(), 7 * mask, target
+
+
+def extent(mask: torch.Tensor) -> list[float]:
+    rows, cols = torch.where(mask)
+    return [float(v) for v in (cols.min(), rows.min(), cols.max() + 1, rows.max() + 1)]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        placement(1.0, (0.0, 0.0), is_flipped=False),
+        placement(1.0, (0.0, 0.0), is_flipped=True),
+        placement(0.5, (0.25, 0.5), is_flipped=False),
+        placement(2.0, (-0.5, -0.2), is_flipped=True),
+    ],
+)
+def test_boxes_masks_classes_and_pixels_move_alike(where: Placement) -> None:
+    image, classes, target = scene()
+    moved = place_objects(target, where)
+    seen = extent(moved["masks"][0])
+    assert moved["boxes"][0].tolist() == pytest.approx(seen, abs=0.51)
+    assert extent(place_images(image, where)[0, 0] > 0.5) == pytest.approx(seen, abs=1.01)
+    semantic = place_classes(classes, where)[0]
+    assert torch.equal(semantic == 7, moved["masks"][0] == 1)
+    assert set(semantic.unique().tolist()) <= {0, 7, 255}
+    assert moved["labels"].tolist() == [3]
+
+
+def test_identity_changes_nothing() -> None:
+    image, classes, target = scene()
+    still = placement(1.0, (0.0, 0.0), is_flipped=False)
+    assert torch.allclose(place_images(image, still), image, atol=1e-5)
+    assert torch.equal(place_classes(classes, still), classes)
+    assert torch.equal(place_objects(target, still)["masks"], target["masks"])
+
+
+def test_padding_is_ignored_and_mean_coloured() -> None:
+    image, classes, _ = scene()
+    small = placement(0.5, (0.0, 0.0), is_flipped=False)
+    outside = place_classes(classes, small)[0] == 255
+    assert outside.float().mean() == pytest.approx(0.75, abs=0.01)
+    assert torch.equal(place_images(image + 5, small)[0, 0] == 0, outside)
+
+
+def test_objects_pushed_out_of_sight_are_dropped() -> None:
+    _, _, target = scene()
+    gone = place_objects(target, placement(2.0, (-1.0, -1.0), is_flipped=False))
+    assert [len(gone[k]) for k in ("boxes", "labels", "masks")] == [1, 1, 1]
+    gone = place_objects(target, placement(2.5, (-1.5, -1.5), is_flipped=False))
+    assert [len(gone[k]) for k in ("boxes", "labels", "masks")] == [0, 0, 0]
+    assert gone["masks"].shape[1:] == SIZE
+    nothing = {k: v[:0] for k, v in target.items()}
+    assert place_objects(nothing, placement(1.0, (0.0, 0.0), is_flipped=True))["boxes"].shape == (
+        0,
+        4,
+    )
+
+
+def test_draws_stay_in_range_and_depend_on_the_key_alone() -> None:
+    config = JitterConfig(scale=(0.5, 2.0), flip=0.5)
+    keys = image_keys(0, 3, torch.arange(500))
+    drawn = draw_placement(keys, config)
+    assert drawn.zoom.min() >= 0.5
+    assert drawn.zoom.max() <= 2.0
+    assert 0.4 < drawn.is_flipped.float().mean() < 0.6
+    grown, shrunk = drawn.zoom > 1, drawn.zoom < 1
+    # a crop lies inside the enlarged image, a shrunken image inside the frame
+    assert (drawn.shift[grown] <= 0).all()
+    assert ((drawn.shift + drawn.zoom[:, None])[grown] >= 1 - 1e-6).all()
+    assert (drawn.shift[shrunk] >= 0).all()
+    assert ((drawn.shift + drawn.zoom[:, None])[shrunk] <= 1 + 1e-6).all()
+    again = draw_placement(keys[[7]], config)
+    assert torch.equal(again.zoom[0], drawn.zoom[7])
+    assert not JitterConfig(flip=0.5).is_idle
+    assert JitterConfig().is_idle
+
+
+def test_a_reversed_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match="low <= high"):
+        parse(JitterConfig, {"scale": [2.0, 0.5]}, "jitter")

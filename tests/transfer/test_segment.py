@@ -1,0 +1,190 @@
+"""Segmentation: what is measured and kept, learning, repeatability, and stores it must skip."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+from contramask.data.store import Store
+from contramask.models.bundle import EncoderBundle
+from contramask.models.upernet import UPerNet, UPerNetConfig
+from contramask.results import COLUMNS, StageOutput
+from contramask.tracker import NullTracker
+from contramask.train.device import LaunchConfig
+from contramask.transfer.dense import tunable
+from contramask.transfer.jitter import JitterConfig
+from contramask.transfer.segment import (
+    LinearTune,
+    SegmentationConfig,
+    UPerNetTune,
+    run_segmentation,
+)
+from contramask.transfer.segmenters import UPerNetSegmenter, pixel_loss
+from contramask.typed import ConfigError, parse
+
+FP32 = LaunchConfig(device="cpu", precision="fp32")
+SHORT = SegmentationConfig(
+    train_limit=64,
+    val_limit=24,
+    linear=LinearTune(epochs=4, batch_size=16),
+    upernet=UPerNetTune(epochs=2, batch_size=16),
+    net=UPerNetConfig(channels=8, aux_channels=8),
+    pictures=3,
+)
+ONE_LINEAR = replace(SHORT, heads=("linear",), anchor=False)
+ONE_UPERNET = replace(SHORT, heads=("upernet",), anchor=False)
+
+
+class Recorder(NullTracker):
+    """Keeps the names of what is logged."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def log(self, metrics: object, step: int) -> None:
+        self.names |= set(metrics)  # type: ignore[call-overload]
+
+
+def run(
+    bundle: EncoderBundle, store: Store, config: SegmentationConfig, launch: LaunchConfig = FP32
+) -> StageOutput:
+    return run_segmentation(bundle, store, config, launch, NullTracker())
+
+
+def test_rows_tables_arrays_and_facts(
+    tiny_store: Store, tiny_bundle: EncoderBundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = {name: value.clone() for name, value in tiny_bundle.encoder.state_dict().items()}
+    tracker, folder = Recorder(), tmp_path_factory.mktemp("segmentation")
+    run_segmentation(tiny_bundle, tiny_store, SHORT, FP32, tracker).write(folder)
+    output = StageOutput.read(folder)
+    rows = output.rows
+    assert rows.columns.tolist() == COLUMNS
+    assert len(rows) == 2 * 2 * 4  # encoders, heads, metrics
+    assert set(rows["method"]) == {"cmae", "random_init"}
+    assert set(rows["protocol"]) == {"linear", "upernet"}
+    assert set(rows["metric"]) == {"miou", "macc", "aacc", "fwiou"}
+    assert rows["value"].between(0, 100).all()
+    assert rows.groupby("protocol")["readout"].first().to_dict() == {
+        "linear": "last map, normed",
+        "upernet": "blocks 0,0,1,1",
+    }
+    names = tiny_store.manifest["semantic_classes"]
+    for method in ("cmae", "random_init"):
+        assert output.arrays[f"{method}/images"].shape == (3, 32, 32, 3)
+        assert output.arrays[f"{method}/truth"].shape == (3, 32, 32)
+        for head in ("linear", "upernet"):
+            predicted = output.arrays[f"{method}/predicted_{head}"]
+            assert predicted.shape == (3, 32, 32)
+            assert predicted.dtype == np.uint8
+            assert predicted.max() < len(names)
+            assert output.tables[f"{method}-{head}-per_class"]["class"].tolist() == names
+            assert "loss" in output.tables[f"{method}-{head}-curve"]
+    assert np.array_equal(output.arrays["cmae/truth"], output.arrays["random_init/truth"])
+    assert output.facts["classes"] == names
+    assert output.facts["train_images"] == 64
+    assert output.facts["encoder_input"] == [32, 32]
+    assert output.facts["config"]["linear"]["epochs"] == 4
+    assert {"segment/upernet/cmae/loss", "segment/linear/cmae/miou"} <= tracker.names
+    after = tiny_bundle.encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_miou_is_the_mean_of_the_per_class_table(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    output = run(tiny_bundle, tiny_store, ONE_LINEAR)
+    table = output.tables["cmae-linear-per_class"]
+    values = output.rows.set_index("metric")["value"]
+    assert values["miou"] == pytest.approx(table["iou"].mean())
+    assert values["fwiou"] == pytest.approx((table["iou"] * table["share"] / 100).sum())
+
+
+@pytest.mark.parametrize("config", [ONE_LINEAR, ONE_UPERNET], ids=["linear", "upernet"])
+def test_the_same_seed_gives_the_same_numbers(
+    tiny_store: Store, tiny_bundle: EncoderBundle, config: SegmentationConfig
+) -> None:
+    first, second = (run(tiny_bundle, tiny_store, config) for _ in range(2))
+    head = config.heads[0]
+    losses = [o.tables[f"cmae-{head}-curve"]["loss"].tolist() for o in (first, second)]
+    assert losses[0] == losses[1]
+    pd.testing.assert_frame_equal(first.rows, second.rows)
+
+
+def test_both_heads_learn(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    config = replace(
+        SHORT,
+        anchor=False,
+        linear=LinearTune(epochs=20, batch_size=16),
+        upernet=UPerNetTune(epochs=8, batch_size=16),
+    )
+    output = run(tiny_bundle, tiny_store, config)
+    for head in config.heads:
+        losses = output.tables[f"cmae-{head}-curve"]["loss"]
+        assert losses.iloc[-1] < 0.6 * losses.iloc[0]
+    accuracy = output.rows[output.rows["metric"] == "aacc"].set_index("protocol")["value"]
+    background = (np.array(tiny_store["val"].semantic) == 0).mean() * 100
+    assert (accuracy > background - 5).all()
+
+
+def test_streamed_features_give_what_cached_ones_give(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    cached = run(tiny_bundle, tiny_store, ONE_LINEAR)
+    streamed = run(tiny_bundle, tiny_store, replace(ONE_LINEAR, cache_megabytes=0))
+    curves = [o.tables["cmae-linear-curve"]["loss"] for o in (cached, streamed)]
+    # the cache keeps half precision
+    assert curves[0].to_numpy() == pytest.approx(curves[1].to_numpy(), rel=2e-3)
+
+
+def test_enlarged_and_jittered_in_bf16(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    config = replace(
+        ONE_UPERNET, upscale=2.0, jitter=JitterConfig(scale=(0.5, 1.5), flip=0.5), train_limit=20
+    )
+    launch = LaunchConfig(device="cpu", precision="bf16")
+    output = run(tiny_bundle, tiny_store, config, launch)
+    assert output.facts["encoder_input"] == [64, 64]
+    assert output.arrays["cmae/predicted_upernet"].shape == (3, 32, 32)
+    assert np.isfinite(output.tables["cmae-upernet-curve"]["loss"]).all()
+
+
+def test_stores_without_pixel_classes_or_val_images_are_skipped(
+    shade_store: Store, shade_bundle: EncoderBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = run(shade_bundle, shade_store, SHORT)
+    assert output.rows.empty
+    assert output.facts == {
+        "stage": "segmentation",
+        "skipped": "the images have no classes per pixel",
+    }
+    assert "skipped" in caplog.text
+
+
+def test_pixel_loss_ignores_255_and_survives_without_any_class() -> None:
+    torch.manual_seed(0)
+    logits, semantic = torch.randn(2, 4, 5, 5), torch.randint(0, 4, (2, 5, 5))
+    semantic[0, :3] = 255
+    counted = semantic != 255
+    chosen = logits.permute(0, 2, 3, 1)[counted]
+    assert torch.allclose(
+        pixel_loss(logits, semantic.to(torch.uint8)), F.cross_entropy(chosen, semantic[counted])
+    )
+    assert pixel_loss(logits, torch.full((2, 10, 10), 255, dtype=torch.uint8)) == 0
+
+
+def test_upernet_groups_decay_towards_the_input(tiny_bundle: EncoderBundle) -> None:
+    net = UPerNet(tunable(tiny_bundle.encoder, 0.0), 3, UPerNetConfig(channels=8, aux_channels=8))
+    model = UPerNetSegmenter(net, 0.4)
+    groups = model.groups(UPerNetTune(layer_decay=0.5))
+    assert sorted({g["lr_scale"] for g in groups}) == [0.125, 0.25, 0.5, 1.0]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_unknown_heads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="heads"):
+        parse(SegmentationConfig, {"heads": ["mask2former"]}, "segmentation")
+    kept = parse(SegmentationConfig, {"linear": {"epochs": 1}}, "segmentation").linear
+    assert (kept.epochs, kept.lr) == (1, LinearTune().lr)
