@@ -78,13 +78,13 @@ def test_without_its_additions_it_is_mae() -> None:
 
 @pytest.mark.parametrize("site", SITES)
 def test_the_loss_is_the_weighted_sum_over_both_views(site: str) -> None:
-    model = method(con_site=site, position_weight=0.3, contrast_weight=0.7, temperature=0.5)
+    model = method(con_site=site, position_weight=0.3, contrast_weight=0.7, temperature=0.3)
     output = model(batch())
     terms = output.terms
     expected = (
         2 * terms["recon_loss"]
         + 0.3 * 2 * terms["position_loss"]
-        + 0.7 * (2 * 0.5) * 2 * terms["contrast_loss"]
+        + 0.7 * (2 * 0.3) * 2 * terms["contrast_loss"]
     )
     torch.testing.assert_close(output.loss.detach(), expected)
     assert list(terms) == ["recon_loss", "position_loss", "contrast_loss"]

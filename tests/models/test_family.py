@@ -7,7 +7,7 @@ import torch
 
 from contramask.models.beit import BeitConfig, BeitEncoder, build_beit
 from contramask.models.encoder import EncoderConfig, VisionEncoder, build_encoder
-from contramask.models.family import Encoder, describe, rebuild
+from contramask.models.family import Encoder, describe, for_tuning, rebuild
 from contramask.typed import ConfigError
 
 TINY = EncoderConfig(patch_size=4, embed_dim=16, depth=2, num_heads=2)
@@ -45,3 +45,18 @@ def test_an_unknown_key_is_refused() -> None:
     arch["beit"]["layerscale"] = 1.0
     with pytest.raises(ConfigError, match=r"manifest\.arch\.beit\.layerscale: there is no such"):
         rebuild(arch)
+
+
+@pytest.mark.parametrize("kind", ["vit", "beit"])
+def test_a_copy_to_fine_tune_computes_the_same_and_trains_everything(kind: str) -> None:
+    encoder, images = of_kind(kind), torch.randn(2, 5, 16, 24)
+    for parameter in encoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    encoder.requires_grad_(False)  # as a target network's is
+    copy = for_tuning(encoder)
+    torch.testing.assert_close(copy.tokens(images), encoder.tokens(images))
+    assert all(p.requires_grad for p in copy.parameters())
+    copy.cls_token.data += 1
+    assert not torch.equal(copy.cls_token, encoder.cls_token)
+    tables = [name for name, _ in copy.named_parameters() if name.endswith("bias_table")]
+    assert len(tables) == (2 if kind == "beit" else 0)

@@ -79,9 +79,7 @@ def test_a_refused_one_stops_the_training() -> None:
         refused("stop").for_training(**FITS)
 
 
-@pytest.mark.parametrize(
-    "other", [{"data_hash": "xyz"}, {"patch_size": 8}, {"image_size": (8, 8)}]
-)
+@pytest.mark.parametrize("other", [{"data_hash": "xyz"}, {"patch_size": 8}, {"image_size": (8, 8)}])
 def test_one_made_for_something_else_is_named(other: dict[str, Any]) -> None:
     (key,) = other
     with pytest.raises(ValueError, match=f"made for something else .{key} .* now"):

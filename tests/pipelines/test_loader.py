@@ -68,13 +68,14 @@ def test_environments_change_single_keys_and_keep_their_neighbours() -> None:
 
 
 def test_a_chosen_method_brings_its_settings_and_only_its_own() -> None:
-    given = {"pretrain": {"method": {"name": "mae", "mask_ratio": 0.6}}}
-    method = loader(**given)["parameters"]["pretrain"]["method"]
-    assert method["name"] == "mae"
-    assert method["mask_ratio"] == 0.6
-    assert "decoder" in method
-    assert "feature_decoder" not in method
-    assert "feature_decoder" in loader()["parameters"]["pretrain"]["method"]
+    def method(**keys: Any) -> dict[str, Any]:
+        return loader(pretrain={"method": keys})["parameters"]["pretrain"]["method"]
+
+    mae, cmae = method(name="mae", mask_ratio=0.6), method(name="cmae", temperature=0.2)
+    assert (mae["name"], mae["mask_ratio"]) == ("mae", 0.6)
+    assert (cmae["name"], cmae["temperature"]) == ("cmae", 0.2)
+    assert mae.keys() == {"name", "mask_ratio", "decoder"}
+    assert {"decoder", "feature_decoder", "head_out_dim"} <= cmae.keys()
     assert "methods" not in loader()["parameters"]
 
 

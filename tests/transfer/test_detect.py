@@ -99,7 +99,7 @@ def test_the_loss_falls_and_jitter_enlarging_and_bf16_work(
     launch = LaunchConfig(device="cpu", precision="bf16")
     output = run(tiny_bundle, tiny_store, config, launch)
     losses = output.tables["cmae-curve"]["loss"]
-    assert losses.iloc[-1] < 0.8 * losses.iloc[0]
+    assert losses.iloc[-1] < 0.9 * losses.iloc[0]
     assert output.facts["encoder_input"] == [48, 48]
 
 

@@ -119,7 +119,7 @@ def test_both_heads_learn(tiny_store: Store, tiny_bundle: EncoderBundle) -> None
         SHORT,
         anchor=False,
         linear=LinearTune(epochs=20, batch_size=16),
-        upernet=UPerNetTune(epochs=8, batch_size=16),
+        upernet=UPerNetTune(epochs=8, batch_size=16, lr=1e-2),
     )
     output = run(tiny_bundle, tiny_store, config)
     for head in config.heads:

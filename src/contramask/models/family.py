@@ -39,3 +39,15 @@ def rebuild(arch: dict[str, Any]) -> Encoder:
         beit = parse(BeitConfig, arch["beit"], "manifest.arch.beit")
         return build_beit(config, beit, (rows, cols), arch["in_chans"])
     return build_encoder(config, (rows, cols), arch["in_chans"])
+
+
+def for_tuning(encoder: Encoder) -> Encoder:
+    """A copy to fine-tune, every parameter trained: fixed positions are freed.
+
+    BEiT's shared position bias becomes each block's own, as BEiT and ConMIM fine-tune.
+    """
+    if isinstance(encoder, BeitEncoder):
+        return encoder.unshared()
+    copy = encoder.resized(encoder.image_size)
+    copy.pos_embed.requires_grad_(True)
+    return copy

@@ -5,8 +5,9 @@ so predicting the tokens of hidden patches can replace predicting their pixels. 
 whose encoder costs several times the Vision Transformer it serves, this one is a few percent of a
 training step; it has no attention, no perceptual and no adversarial loss.
 
-Norms act at each place alone and the blocks on the token grid are pointwise: a group norm would mix
-the whole image into every token. So a token depends on its patch and the nearest ones.
+Norms act at each place alone, halvings join two by two places, and the blocks on the token grid are
+pointwise: a group norm would mix the whole image into every token, and 3x3 kernels of stride 2 look
+further up and left than down and right. So a token depends on its patch and the nearest ones.
 """
 
 from typing import Annotated
@@ -143,7 +144,7 @@ def _encoder(in_chans: int, widths: list[int], depth: int, out_dim: int) -> nn.S
         count, kernel = (depth + 1, 1) if last else (depth, 3)
         parts += [ResidualBlock(width, width, kernel) for _ in range(count)]
         if not last:
-            parts.append(nn.Conv2d(width, widths[i + 1], 3, stride=2, padding=1))
+            parts.append(nn.Conv2d(width, widths[i + 1], 2, stride=2))
     return nn.Sequential(*parts, LayerNorm2d(widths[-1]), nn.SiLU(), nn.Conv2d(width, out_dim, 1))
 
 

@@ -62,6 +62,7 @@ class DetectionConfig:
     The defaults suit the digit scenes on two cores; conf/ holds ViTDet's COCO recipe.
     """
 
+    enabled: bool = True
     train_limit: int | None = Field(default=2000, ge=2)  # images, spread over the train split
     val_limit: int | None = Field(default=500, ge=1)
     upscale: float = Field(default=1.0, gt=0)  # the encoder reads images this much larger
@@ -116,7 +117,7 @@ def run_detection(
     in percent, in the store's pixels; protocol `mask_rcnn`, or `faster_rcnn` for boxes only.
     Skipped when the store has no objects or no val images.
     """
-    reason = _unsuited(store)
+    reason = _unsuited(store) if config.enabled else "detection.enabled is false"
     if reason:
         log.warning("detection is skipped: %s", reason)
         return StageOutput.skipped("detection", reason)

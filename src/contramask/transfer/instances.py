@@ -32,9 +32,8 @@ def objects_of(split: StoreSplit, row: int, size: tuple[int, int]) -> dict[str, 
     masks = torch.zeros(len(objects), *size, dtype=torch.uint8)
     if objects:
         stored = torch.from_numpy(np.stack([mask for _, _, mask in objects]))
-        masks = F.interpolate(stored[:, None].to(torch.uint8), size=size, mode="nearest-exact")[
-            :, 0
-        ]
+        enlarged = F.interpolate(stored[:, None].to(torch.uint8), size, mode="nearest-exact")
+        masks = enlarged[:, 0]
     return {"boxes": boxes, "labels": labels, "masks": masks}
 
 
@@ -44,7 +43,7 @@ def results_of(
     """One image's detections as COCO results: boxes and masks scaled back to the store's size."""
     scale = torch.tensor([split.width / size[1], split.height / size[0]] * 2)
     boxes = found["boxes"].float().cpu()
-    x0, y0, x1, y1 = (boxes * scale).unbind(1)
+    x0, y0, x1, y1 = (boxes.double() * scale).unbind(1)  # x0 + width must stay inside the image
     corners = torch.stack([x0, y0, x1 - x0, y1 - y0], dim=1).tolist()
     labels, scores = (found["labels"] - 1).tolist(), found["scores"].tolist()
     results: list[dict[str, Any]] = [
