@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_refused_before_training(slopes: Tensor) -> None:
         attached({**DATA, "classes": []}, fits)
     with pytest.raises(ValueError, match="run the stage tokenizer first"):
         attached(DATA, None)
-    with pytest.raises(ValueError, match="no tokenizer .*mae needs none"):
+    with pytest.raises(ValueError, match=r"no tokenizer .*mae needs none"):
         attached(DATA, TokenizerBundle.skipped("mae needs none"))
     with pytest.raises(ValueError, match="was refused: too few codes"):
         attached(DATA, bundle_for(unit(slopes), accepted=False, reasons=["too few codes"]))
@@ -311,7 +311,7 @@ def test_another_tokenizer_is_no_continuation(slopes: Tensor, tmp_path: Path) ->
     keeper = Keeper(tmp_path, {"seed": 0, **one.ingredients})
     keeper.save({"step": 3})
     assert Keeper(tmp_path, {"seed": 0, **one.ingredients}).load(torch.device("cpu"))
-    with pytest.raises(ResumeRefused, match="tokenizer: '[0-9a-f]{16}' in the checkpoint"):
+    with pytest.raises(ResumeRefused, match=r"tokenizer: '[0-9a-f]{16}' in the checkpoint"):
         Keeper(tmp_path, {"seed": 0, **two.ingredients}).load(torch.device("cpu"))
 
 

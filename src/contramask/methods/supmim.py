@@ -140,7 +140,7 @@ class SupMIM(Method):
 
     def forward(self, batch: Batch) -> StepOutput:
         """One step's loss; terms: class_loss, class_top1 and, with targets, mim_loss and theirs."""
-        self.latest = {k: v[:_SAMPLE] for k, v in batch.items() if isinstance(v, Tensor)}
+        self.latest = {k: v[:_SAMPLE].clone() for k, v in batch.items() if isinstance(v, Tensor)}
         if self.mim is None:
             logits = self.classify(_classified(batch))
             return StepOutput(*self._class_score(logits, batch["label"]))

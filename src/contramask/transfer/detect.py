@@ -62,7 +62,7 @@ class DetectionConfig:
     The defaults suit the digit scenes on two cores; conf/ holds ViTDet's COCO recipe.
     """
 
-    enabled: bool = True
+    enabled: bool = True  # false: the stage skips itself
     train_limit: int | None = Field(default=2000, ge=2)  # images, spread over the train split
     val_limit: int | None = Field(default=500, ge=1)
     upscale: float = Field(default=1.0, gt=0)  # the encoder reads images this much larger

@@ -38,7 +38,7 @@ from contramask.train.optim import adamw, layer_decay_groups
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.transfer.classifiers import top1
 from contramask.transfer.features import Normalised, labelled, unlabelled
-from contramask.typed import STRICT, to_plain, to_plain
+from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
 

@@ -111,5 +111,6 @@ def place_objects(target: dict[str, Tensor], placement: Placement) -> dict[str, 
     grid = _grid(placement, (rows, cols)).expand(count, -1, -1, -1)
     moved = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
     moved = moved[:, 0].to(masks.dtype)
-    visible = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE_PX).all(dim=1) & (moved > 0).flatten(1).any(dim=1)
+    wide = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE_PX).all(dim=1)
+    visible = wide & (moved > 0).flatten(1).any(dim=1)
     return {"boxes": boxes[visible], "labels": target["labels"][visible], "masks": moved[visible]}

@@ -25,7 +25,7 @@ from contramask.transfer.classifiers import (
     top1,
 )
 from contramask.transfer.features import READOUTS, extract_features, labelled, unlabelled
-from contramask.typed import STRICT, to_plain, to_plain
+from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
 
