@@ -29,6 +29,9 @@ MAX_LOGS_A_REQUEST = 50
 #: What MLflow refuses in the name of a metric.
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
+#: Makes MLflow's UI open with runs and curves instead of its pages for language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 _active: Tracker = NullTracker()
 
 
@@ -174,9 +177,11 @@ def _experiment_id(client: MlflowClient, settings: Mapping[str, Any], root: Path
     if found is not None:
         return str(found.experiment_id)
     if os.environ.get("MLFLOW_TRACKING_URI"):  # a server knows where its artifacts go
-        return str(client.create_experiment(settings["experiment"]))
+        return str(client.create_experiment(settings["experiment"], tags=KIND))
     location = absolute_uri(settings["artifacts"], root)
-    return str(client.create_experiment(settings["experiment"], artifact_location=location))
+    return str(
+        client.create_experiment(settings["experiment"], artifact_location=location, tags=KIND)
+    )
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:

@@ -93,6 +93,9 @@ def test_rungs_share_the_images_and_keep_their_results_apart(rung: str) -> None:
     text = (ROOT / "conf" / rung / "globals.yml").read_text(encoding="utf-8")
     own = yaml.safe_load(text)
     assert own["data"] == "data/tiny_imagenet"
+    # What the demo trims must not leak in.
+    assert typed(rung)["finetune.train_limit"] is None
+    assert list(typed(rung)[VIEWS + "crop_scale"]) == [0.2, 1.0]
     uses_boxes = typed(rung)[VIEWS + "crop"] in ("boxes", "inside_boxes")
     assert ("boxes" in own) == uses_boxes
     assert experiment_name(parameters(rung)) == f"{rung}-s0"
@@ -108,3 +111,4 @@ def test_the_authors_conventions() -> None:
     assert paper["pretrain.image_size"] == 224
     assert paper[METHOD + "name"] == "cmae_mao"
     assert paper[VIEWS + "crop"] == "boxes"
+    assert paper["finetune.train_limit"] is None

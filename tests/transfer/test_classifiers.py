@@ -145,6 +145,15 @@ def test_a_useless_weight_decay_is_not_chosen() -> None:
     assert top1(scores, truth.clamp_max(1)) > 90
 
 
+def test_the_images_that_choose_are_not_those_that_train() -> None:
+    # Many dimensions and little signal: without a penalty everything is learnt by heart.
+    generator = torch.Generator().manual_seed(0)
+    train = torch.randn(400, 200, generator=generator)
+    labels = (train[:, 0] + 0.3 * torch.randn(400, generator=generator) > 0).long()
+    _, chosen = linear_scores(train, labels, train[:1], 2, (1e-5, 0.1), seed=0)
+    assert chosen == 0.1
+
+
 @pytest.mark.parametrize("shots", [1, 5])
 def test_low_shot_takes_equally_many_of_each_class(shots: int) -> None:
     _, labels = blobs(200)

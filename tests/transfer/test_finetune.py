@@ -13,11 +13,13 @@ from contramask.models.bundle import EncoderBundle
 from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig, Machine
+from contramask.transfer.features import labelled
 from contramask.transfer.finetune import (
     Classifier,
     FinetuneConfig,
     _confusion,
     _loader,
+    _scores,
     _set_drop_path,
     _train_images,
     _Training,
@@ -162,6 +164,15 @@ def test_the_classifier_pools_patches_before_a_new_norm(tiny_bundle: EncoderBund
     assert not model.head[1].bias.any()
     expected = torch.nn.functional.layer_norm(pooled, (32,), eps=1e-6) @ weight.T
     torch.testing.assert_close(model(images), expected, atol=1e-6, rtol=1e-3)
+
+
+def test_nothing_is_dropped_while_scoring(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    _set_drop_path(tiny_bundle.encoder, 0.5)
+    model = Classifier(tiny_bundle.encoder, 10).train()
+    torch.nn.init.normal_(model.head[1].weight)
+    scores = [_scores(model, tiny_bundle, labelled(tiny_store["val"]), MACHINE) for _ in range(2)]
+    assert scores[0].shape == (48, 10)
+    assert torch.equal(scores[0], scores[1])
 
 
 def test_drop_path_rises_with_depth(tiny_bundle: EncoderBundle) -> None:

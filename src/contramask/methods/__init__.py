@@ -6,14 +6,16 @@ from pydantic import Field
 
 from contramask.methods.base import Method
 from contramask.methods.cmae import CMAE, CMAEConfig
+from contramask.methods.cmae_mao import CMAEMao, CMAEMaoConfig
 from contramask.methods.mae import MAE, MAEConfig
 from contramask.models.encoder import VisionEncoder
 
-MethodConfig = Annotated[MAEConfig | CMAEConfig, Field(discriminator="name")]
+Config = MAEConfig | CMAEConfig | CMAEMaoConfig
+MethodConfig = Annotated[Config, Field(discriminator="name")]
 
-_METHODS = {MAEConfig: MAE, CMAEConfig: CMAE}
+_METHODS = {MAEConfig: MAE, CMAEConfig: CMAE, CMAEMaoConfig: CMAEMao}
 
 
-def build_method(config: MAEConfig | CMAEConfig, encoder: VisionEncoder) -> Method:
+def build_method(config: Config, encoder: VisionEncoder) -> Method:
     """Wrap an encoder into the method that `config` belongs to."""
     return _METHODS[type(config)](encoder, config)  # type: ignore[no-any-return]

@@ -25,17 +25,21 @@ from contramask.typed import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class DetectorConfig:
-    """Sizes of the detector. ViTDet's own values stand in the comments."""
+    """Sizes of the detector; the defaults suit images of 32 px on a processor.
 
-    scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
-    channels: int = Field(default=64, ge=8)  # 256
-    anchor_strides: float = Field(default=8.0, gt=0)  # side of an anchor, in strides
+    ViTDet's own values stand in comments. `scales` are the pyramid's levels as multiples of the
+    patch grid, `anchor_strides` the side of an anchor in strides of its level.
+    """
+
+    scales: tuple[float, ...] = (2.0, 1.0, 0.5)  # 4, 2, 1, 0.5
+    channels: int = Field(default=32, ge=8)  # 256
+    anchor_strides: float = Field(default=4.0, gt=0)  # 8: 32 px at stride 4
     aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_convs: int = Field(default=2, ge=1)
     rpn_samples: int = Field(default=64, ge=2)  # 256
-    train_proposals: int = Field(default=100, ge=1)  # 1000, from 2000 per level
-    test_proposals: int = Field(default=50, ge=1)  # 1000, from 1000 per level
-    roi_samples: int = Field(default=32, ge=4)  # 512, a quarter of them objects
+    train_proposals: int = Field(default=50, ge=1)  # 1000
+    test_proposals: int = Field(default=30, ge=1)  # 1000
+    roi_samples: int = Field(default=16, ge=4)  # 512, a quarter of them objects
     box_convs: int = Field(default=1, ge=0)  # 4
     box_hidden: int = Field(default=256, ge=8)  # 1024
     mask_convs: int = Field(default=2, ge=1)  # 4

@@ -121,8 +121,8 @@ class UPerNetConfig:
 
     #: 0-based blocks whose patch maps feed the pyramid; null = four evenly spaced (3, 5, 7, 11).
     taps: tuple[int, int, int, int] | None = None
-    channels: int = Field(default=64, ge=8)  # embed_dim of the encoder
-    aux_channels: int = Field(default=64, ge=8)  # 256
+    channels: int = Field(default=32, ge=8)  # embed_dim of the encoder
+    aux_channels: int = Field(default=32, ge=8)  # 256
     aux_weight: float = Field(default=0.4, ge=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
