@@ -13,6 +13,9 @@ from contramask.models.encoder import VisionEncoder
 Config = MAEConfig | CMAEConfig | CMAEMaoConfig
 MethodConfig = Annotated[Config, Field(discriminator="name")]
 
+#: The names `pretrain.method.name` may take.
+OFFERED = ("mae", "cmae", "cmae_mao")
+
 _METHODS = {MAEConfig: MAE, CMAEConfig: CMAE, CMAEMaoConfig: CMAEMao}
 
 
