@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from pipelines import tracking
 
 if TYPE_CHECKING:
-    from contramask.transfer.detect import DetectionConfig
-
     from contramask.data.store import Store
     from contramask.models.bundle import EncoderBundle
     from contramask.results import StageOutput
     from contramask.train.device import LaunchConfig
+    from contramask.transfer.detect import DetectionConfig
 
 
 def detect_objects(

@@ -210,11 +210,12 @@ class SupMIM(Method):
 
     def _class_score(self, logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Smoothed cross-entropy over labelled images, 0 without any; terms: the loss and top-1."""
-        labelled, truth = label >= 0, label.clamp_min(0)
-        smoothing, count = self.config.label_smoothing, labelled.sum().clamp_min(1)
-        each = F.cross_entropy(logits.float(), truth, reduction="none", label_smoothing=smoothing)
-        loss = (each * labelled).sum() / count
-        top1 = ((logits.argmax(dim=1) == truth) & labelled).sum() / count
+        count, smoothing = (label >= 0).sum().clamp_min(1), self.config.label_smoothing
+        total = F.cross_entropy(
+            logits.float(), label, reduction="sum", ignore_index=-1, label_smoothing=smoothing
+        )
+        loss = total / count
+        top1 = (logits.argmax(dim=1) == label).sum() / count
         return loss, {"class_loss": loss.detach(), "class_top1": top1}
 
     def _pool(self, tokens: Tensor, visible: Tensor) -> Tensor:
