@@ -140,6 +140,6 @@ def test_levels_finer_than_pixels_are_refused() -> None:
     config = EncoderConfig(patch_size=2, embed_dim=16, depth=1, num_heads=1)
     encoder = build_encoder(config, (16, 16), 3)
     with pytest.raises(ValueError, match="whole number"):
-        MaskRCNN(encoder, 2, SMALL)
+        MaskRCNN(encoder, 2, DetectorConfig(scales=(4.0, 2.0, 1.0, 0.5)))
     scales = (2.0, 1.0, 0.5)
     assert MaskRCNN(encoder, 2, DetectorConfig(scales=scales)).strides == (1, 2, 4, 8)
