@@ -30,9 +30,14 @@ MACHINE = Machine(torch.device("cpu"), "fp32")
 def test_spread_covers_the_whole_split() -> None:
     assert spread(10, None).tolist() == list(range(10))
     assert spread(10, 20).tolist() == list(range(10))
-    assert spread(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert spread(97, 31).tolist() == spread(97, 31).tolist() == sorted(spread(97, 31).tolist())
     assert len(set(spread(97, 31).tolist())) == 31
     assert spread(5, 0).tolist() == []
+
+
+def test_classes_that_take_turns_are_all_met() -> None:
+    shares = np.bincount(spread(12_000, 1_500) % 10, minlength=10) / 1_500
+    assert shares.min() > 0.07
 
 
 def test_some_images_keep_their_rows(tiny_store: Store) -> None:

@@ -63,10 +63,14 @@ def some(split: StoreSplit, limit: int | None) -> Subset:
 
 
 def spread(count: int, limit: int | None) -> np.ndarray:
-    """`limit` row numbers spread evenly over `count`, all when there are no more than that."""
+    """`limit` row numbers out of `count`, ascending, all when there are no more than that.
+
+    Drawn at random but always the same: an even stride would meet only some classes where they
+    take turns.
+    """
     if limit is None or limit >= count:
         return np.arange(count)
-    return np.arange(limit) * count // limit
+    return np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
 
 def enlarged(bundle: EncoderBundle, upscale: float) -> EncoderBundle:

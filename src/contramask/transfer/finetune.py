@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.encoder.norm = nn.Identity()
-        self.encoder.pos_embed.requires_grad_(True)
+        self.encoder.requires_grad_(True)
         self.head = nn.Sequential(
             nn.LayerNorm(encoder.embed_dim, eps=1e-6), nn.Linear(encoder.embed_dim, num_classes)
         )
