@@ -60,8 +60,8 @@ class SupMIMConfig:
     lambda_mim: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     pool: Literal["avg", "cls"] = "avg"  # what the class head reads: mean patch or class token
-    #: weak_strong: the classifier reads the same crop with altered colours, targets stay true.
-    view_mode: Literal["single", "weak_strong"] = "single"
+    #: same_view: the classifier reads the same crop with altered colours, targets stay true.
+    view_mode: Literal["single", "same_view"] = "single"
 
     @property
     def needs_tokenizer(self) -> bool:
