@@ -9,6 +9,8 @@ from typing import Any
 AUTO = "auto"
 #: The sections that decide what an encoder is; how it is evaluated does not rename it.
 HASHED = ("dataset", "crop_boxes", "pretrain")
+#: Further sections, of methods whose training learns from another stage.
+LEARNS_FROM = {"supmim": ("tokenizer",)}
 #: Keys of these sections that change how a run is done and not what it learns.
 FREE = ("workers", "log_every", "save_minutes")
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -34,7 +36,9 @@ def config_hash(params: Mapping[str, Any]) -> str:
 
     Leaving a key out and writing its default give different hashes.
     """
-    sections = {name: _section(params, name) for name in HASHED}
+    method = _section(_section(params, "pretrain"), "method").get("name")
+    names = (*HASHED, *LEARNS_FROM.get(method, ()))
+    sections = {name: _section(params, name) for name in names}
     kept = {
         name: {key: value for key, value in section.items() if key not in FREE}
         for name, section in sections.items()

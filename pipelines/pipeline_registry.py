@@ -15,9 +15,20 @@ from pipelines import (
     probe,
     report,
     segmentation,
+    tokenizer,
 )
 
-STAGES = (dataset, crop_boxes, pretrain, probe, finetune, segmentation, detection, report)
+STAGES = (
+    dataset,
+    crop_boxes,
+    tokenizer,
+    pretrain,
+    probe,
+    finetune,
+    segmentation,
+    detection,
+    report,
+)
 
 
 class Registry(dict[str, Pipeline]):

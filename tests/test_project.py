@@ -120,7 +120,7 @@ def test_dvc_chains_the_stages_and_leaves_work_in_progress_alone() -> None:
     text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     stages = yaml.safe_load(text)["stages"]
     assert list(stages) == [
-        *("dataset", "crop_boxes", "pretrain", "probe", "finetune"),
+        *("dataset", "crop_boxes", "tokenizer", "pretrain", "probe", "finetune"),
         *("segmentation", "detection", "report"),
     ]
     assert ".work" not in text

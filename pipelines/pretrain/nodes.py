@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from contramask.boxes.box_set import BoxSet
     from contramask.data.store import Store
     from contramask.models.bundle import EncoderBundle
+    from contramask.models.tokenizer_bundle import TokenizerBundle
     from contramask.results import RunInfo, StageOutput
     from contramask.train.device import LaunchConfig
     from contramask.train.pretrain import PretrainConfig
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 def pretrain_encoder(
     store: Store,
     boxes: BoxSet | None,
+    tokenizer: TokenizerBundle | None,
     config: PretrainConfig,
     run: RunInfo,
     launch: LaunchConfig,
     work: Path,
 ) -> tuple[EncoderBundle, StageOutput]:
-    """Train one encoder without labels; an interrupted training continues from `work`."""
+    """Train one encoder; an interrupted training continues from `work`."""
     from contramask.train.pretrain import pretrain
 
-    result = pretrain(store, boxes, config, run, launch, work, tracking.current())
+    tracker = tracking.current()
+    result = pretrain(store, boxes, config, run, launch, work, tracker, tokenizer)
     return result.bundle, result.output

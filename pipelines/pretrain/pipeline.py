@@ -14,6 +14,7 @@ def create_pipeline() -> Pipeline:
                 inputs=[
                     "store",
                     "boxes",
+                    "tokenizer",
                     "params:pretrain",
                     "params:experiment",
                     "params:launch",

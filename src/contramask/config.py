@@ -9,6 +9,7 @@ from contramask.data.config import DatasetConfig
 from contramask.report.page import ReportConfig
 from contramask.train.device import LaunchConfig
 from contramask.train.pretrain import PretrainConfig
+from contramask.train.tokenizer import TokenizerConfig
 from contramask.transfer.detect import DetectionConfig
 from contramask.transfer.finetune import FinetuneConfig
 from contramask.transfer.probe import ProbeConfig
@@ -19,6 +20,7 @@ from contramask.typed import ConfigError, parse
 SECTIONS: dict[str, type] = {
     "dataset": DatasetConfig,
     "crop_boxes": BoxConfig,
+    "tokenizer": TokenizerConfig,
     "pretrain": PretrainConfig,
     "probe": ProbeConfig,
     "finetune": FinetuneConfig,

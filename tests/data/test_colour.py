@@ -179,3 +179,14 @@ def test_all_values_stay_in_range_and_the_input_is_kept() -> None:
     assert altered.min() >= 0
     assert altered.max() <= 255.01
     assert torch.equal(images, before)
+
+
+def test_solarising_inverts_what_is_bright_as_pil_does() -> None:
+    levels = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16).expand(64, 3, -1, -1)
+    config = ColourConfig(jitter=0, grey=0, blur=0, solarise=0.5)
+    changed = alter_colours(levels, config, keys(64), STREAM, (16, 16))
+    expected = F.solarize(levels[0].to(torch.uint8), 128).float()
+    altered = (changed - levels).abs().amax((1, 2, 3)) > 1
+    assert 20 < int(altered.sum()) < 44
+    torch.testing.assert_close(changed[altered], expected.expand(64, -1, -1, -1)[altered])
+    torch.testing.assert_close(changed[~altered], levels[~altered])

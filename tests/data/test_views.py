@@ -298,3 +298,15 @@ def test_pixels_stay_exact_where_the_network_computes_in_bf16() -> None:
     exact = whole_images(images, (32, 32))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(whole_images(images, (32, 32)), exact)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_weak_strong_is_one_plain_crop_whose_target_changes_colour(size: tuple[int, int]) -> None:
+    """Geometry is the same to the last bit; the crop is that of a method with a single view."""
+    images, key = noise_images(8, 32, 32), keys(8)
+    plain = maker("weak_strong", size)(images, key, None)
+    assert torch.equal(plain["view"], maker("single", size)(images, key, None)["view"])
+    torch.testing.assert_close(plain["view"], plain["target_view"], atol=1e-3, rtol=0)
+    strong = maker("weak_strong", size, colour=ColourConfig(jitter=1))(images, key, None)
+    assert torch.equal(strong["view"], plain["view"])
+    assert not torch.allclose(strong["target_view"], plain["target_view"], atol=1)

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from contramask.interop.conmim import build_conmim, conmim_name, conmim_pairs, conmim_state
 from contramask.interop.official import KnownAnswer
-from contramask.interop.parity import Comparison, _compare
+from contramask.interop.parity import Comparison, _compare, compare_file
 from contramask.methods.conmim import ConMIM
 
 PATH = (
@@ -132,3 +132,9 @@ def test_dead_weights_are_left_out() -> None:
     ]
     state = conmim_state({name: torch.ones(1) for name in [*used, *dead, "input", "grad.x"]})
     assert sorted(state) == ["mask_token", "online_encoder.norm.bias", "target_encoder.norm.bias"]
+
+
+def test_the_command_knows_the_file(answer: KnownAnswer) -> None:
+    comparisons = compare_file(PATH)
+    assert {c.quantity for c in comparisons} == set(compared(answer))
+    assert all(comparison.agrees for comparison in comparisons)

@@ -9,6 +9,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from contramask.models.beit import BeitConfig, build_beit
 from contramask.models.bundle import EncoderBundle, make_bundle, random_init_bundle
 from contramask.models.encoder import EncoderConfig, build_encoder
 from contramask.results import COLUMNS, RunInfo, result_row
@@ -154,3 +155,24 @@ def test_making_an_anchor_does_not_move_the_random_generator() -> None:
     before = torch.get_rng_state()
     random_init_bundle(trained)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_beit_target_is_written_read_and_free_to_be_trained(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    encoder = build_beit(CONFIG, BeitConfig(layer_scale=0.2), (16, 24), 3)
+    start = {name: value.clone() for name, value in encoder.state_dict().items()}
+    for parameter in encoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    run = RunInfo("conmim-0a1b-s3", "0a1b", 3)
+    written = make_bundle(encoder.requires_grad_(False), run, "conmim", "target", DATA)
+    assert all(p.requires_grad for p in written.encoder.parameters())
+    written.write(tmp_path)
+    read = EncoderBundle.read(tmp_path)
+    assert read.manifest["arch"]["kind"] == "beit"
+    assert read.encoder.beit == BeitConfig(layer_scale=0.2)
+    images = torch.rand(2, 3, 16, 24)
+    assert torch.equal(read.encoder.forward_tokens(images), encoder.forward_tokens(images))
+    anchor = random_init_bundle(read)
+    assert anchor.manifest["arch"] == read.manifest["arch"]
+    state = anchor.encoder.state_dict()
+    assert all(torch.equal(state[name], start[name]) for name in start)

@@ -12,12 +12,12 @@ from contramask.models.encoder import (
     EncoderConfig,
     VisionEncoder,
     build_encoder,
-    describe,
     mae_init,
     patchify,
     sincos_positions,
     unpatchify,
 )
+from contramask.models.family import describe
 
 TINY = EncoderConfig(patch_size=4, embed_dim=24, depth=2, num_heads=2)
 SHAPES = [
@@ -256,6 +256,7 @@ def test_a_description_is_plain_and_complete() -> None:
     encoder = build_encoder(TINY, (16, 24), 5)
     facts = describe(encoder)
     assert facts | {"config": None} == {
+        "kind": "vit",
         "image_size": [16, 24],
         "in_chans": 5,
         "embed_dim": 24,

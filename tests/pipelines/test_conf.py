@@ -42,7 +42,8 @@ def test_every_environment_can_be_run(env: str) -> None:
 def test_every_method_can_be_chosen_by_its_name(env: str, method: str) -> None:
     typed = parsed(env, pretrain={"method": {"name": method}})
     assert typed["pretrain"].method.name == method
-    assert typed["pretrain"].method.decoder.embed_dim <= 128  # the paper's 512 is for ViT-B
+    decoder = getattr(typed["pretrain"].method, "decoder", None)
+    assert decoder is None or decoder.embed_dim <= 128  # the paper's 512 is for ViT-B
 
 
 def test_the_environments_change_the_data_they_are_named_after() -> None:

@@ -21,6 +21,7 @@ METHOD = "pretrain.method."
 VIEWS = "pretrain.views."
 COLOUR = {VIEWS + "colour.blur", VIEWS + "colour.saturation"}
 DECODER = {METHOD + "decoder." + key for key in ("embed_dim", "depth", "num_heads")}
+MODEL_BOXES = {"crop_boxes.method", "crop_boxes.encoder", VIEWS + "crop"}
 
 #: (rung, the one below, what differs).
 STEPS = [
@@ -28,7 +29,15 @@ STEPS = [
     ("mao_3_two_views", "mao_2_position", {METHOD + "view_mode"} | COLOUR),
     (TOP, "mao_3_two_views", {METHOD + "con_site"}),
     ("mao_5_full_box", TOP, {VIEWS + "crop"}),
+    (
+        "mao_5_model_boxes_uniform",
+        TOP,
+        MODEL_BOXES | {"crop_boxes.crop.alpha", VIEWS + "box_alpha"},
+    ),
+    ("mao_5_model_boxes", TOP, MODEL_BOXES),
+    ("mao_5_shuffled_boxes", "mao_5_model_boxes", {"crop_boxes.deal"}),
     ("mao_5_gt_boxes", TOP, {"crop_boxes.method", VIEWS + "crop"}),
+    ("mao_5_inside_boxes", "mao_5_model_boxes", {VIEWS + "crop"}),
 ]
 RUNGS = sorted(path.name for path in (ROOT / "conf").glob("mao_*"))
 

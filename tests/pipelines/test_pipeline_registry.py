@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = [
     "dataset",
     "crop_boxes",
+    "tokenizer",
     "pretrain",
     "probe",
     "finetune",
@@ -29,7 +30,7 @@ NAMES = [
 ]
 
 
-def test_the_eight_stages_and_all_of_them() -> None:
+def test_the_nine_stages_and_all_of_them() -> None:
     found = register_pipelines()
     assert list(found) == [*NAMES, "__default__"]
     assert len(found["__default__"].nodes) == sum(len(found[name].nodes) for name in NAMES)
@@ -43,13 +44,16 @@ def test_kedro_finds_them() -> None:
 def test_the_whole_chain_starts_from_nothing_but_parameters_and_places() -> None:
     free = register_pipelines()["__default__"].inputs()
     places = {name for name in free if not name.startswith("params:")}
-    assert places == {"store_work", "pretrain_work", "boxes_folder", "results_folder"}
+    assert places == {"store_work", "tokenizer_work", "pretrain_work", "boxes_folder"} | {
+        "results_folder"
+    }
 
 
 def test_the_report_comes_last() -> None:
     order = [node.name for node in register_pipelines()["__default__"].nodes]
     assert order[0] == "build_store"
     assert order[-1] == "write_report"
+    assert order.index("make_tokenizer") < order.index("pretrain_encoder")
     assert order.index("pretrain_encoder") < order.index("probe_encoder")
 
 
@@ -84,7 +88,7 @@ def test_nothing_heavy_is_imported_to_know_the_stages() -> None:
         "from kedro.framework.startup import bootstrap_project\n"
         "from kedro.framework.project import pipelines, settings\n"
         "bootstrap_project(Path.cwd())\n"
-        "assert len(pipelines) == 9 and settings.HOOKS\n"
+        "assert len(pipelines) == 10 and settings.HOOKS\n"
         "heavy = {'torch', 'timm', 'mlflow', 'pandas', 'numpy', 'matplotlib', 'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

@@ -9,6 +9,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from contramask.methods.cmae import CMAE, CMAEConfig
+from contramask.methods.conmim import ConMIM, ConMIMConfig
+from contramask.models.beit import BeitConfig, build_beit
 from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig, VisionEncoder
 from contramask.train.optim import adamw, decay_groups, layer_decay_groups
@@ -126,3 +128,18 @@ def test_weight_decay_shrinks_what_it_should() -> None:
     optimizer.step()
     torch.testing.assert_close(layer.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(layer.bias.detach(), before["bias"])
+
+
+def test_beits_rule_spares_class_token_and_positions_but_not_mask_token_and_bias_tables() -> None:
+    config = ConMIMConfig(
+        head_hidden_dim=8, head_out_dim=4, beit=BeitConfig(absolute_positions=True)
+    )
+    sizes = EncoderConfig(patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    method = ConMIM(build_beit(sizes, config.beit, (32, 32), 3), config)
+    found = by_name(method, decay_groups(method, 0.05, "beit"))
+    assert not [name for name in found if name.startswith("target_")]
+    for name in ("cls_token", "pos_embed", "blocks.0.gamma_1", "blocks.1.attn.q_bias", "norm.bias"):
+        assert found[f"online_encoder.{name}"] == (1.0, 0.0)
+    table = "online_encoder.rel_pos_bias.relative_position_bias_table"
+    assert found["mask_token"] == found[table] == found["projector.fc0.weight"] == (1.0, 0.05)
+    assert found["projector.bn0.weight"] == (1.0, 0.0)

@@ -15,7 +15,9 @@ from contramask.boxes.generate import BoxConfig, generate_boxes
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig
 from contramask.methods.cmae import CMAEConfig
+from contramask.methods.conmim import ConMIMConfig
 from contramask.methods.mae import MAEConfig
+from contramask.models.beit import BeitEncoder
 from contramask.models.bundle import EncoderBundle
 from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig
@@ -30,10 +32,13 @@ FP32 = LaunchConfig(device="cpu", precision="fp32")
 SMALL = DecoderConfig(embed_dim=16, depth=1, num_heads=2)
 MAE = MAEConfig(decoder=SMALL)
 CMAE = CMAEConfig(decoder=SMALL, feature_decoder=SMALL, head_hidden_dim=16, head_out_dim=8)
+CONMIM = ConMIMConfig(head_hidden_dim=16, head_out_dim=8)
 RUN = RunInfo(experiment="tiny-0000-s1", config_hash="0000", seed=1)
 
 
-def make_config(method: MAEConfig | CMAEConfig = MAE, **given: Any) -> PretrainConfig:
+def make_config(
+    method: MAEConfig | CMAEConfig | ConMIMConfig = MAE, **given: Any
+) -> PretrainConfig:
     """Two epochs of three steps."""
     values: dict[str, Any] = {
         "encoder": EncoderConfig(patch_size=8, embed_dim=32, depth=2, num_heads=2),
@@ -288,3 +293,19 @@ def test_unlabelled_images_without_a_val_split_in_bf16_at_another_size(
 def test_mistakes_in_the_configuration_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(PretrainConfig, values, "pretrain")
+
+
+def test_conmim_exports_its_target_to_be_trained_further(tiny_store: Store, tmp_path: Path) -> None:
+    config = make_config(CONMIM, min_lr_factor=0.5, exempt="beit")
+    result = train(tiny_store, tmp_path, config)
+    bundle, output = result.bundle, result.output
+    assert isinstance(bundle.encoder, BeitEncoder)
+    assert (bundle.manifest["branch"], bundle.manifest["arch"]["kind"]) == ("target", "beit")
+    assert all(p.requires_grad for p in bundle.encoder.parameters())
+    rows = output.rows.set_index("metric")["value"]
+    assert rows["parameters_m"] > 0.02
+    curve = output.tables["curve"]
+    assert {"content_gain", "shortcut", "match_top1", "target_distance"} <= set(curve)
+    assert curve["lr"].iloc[-1] > 0.5 * curve["lr"].max()
+    assert output.arrays["view"].shape == output.arrays["target_view"].shape
+    assert "reconstruction" not in output.arrays

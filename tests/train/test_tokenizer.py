@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from contramask.data.store import Store
-from contramask.methods import OFFERED
 from contramask.methods.mae import MAEConfig
 from contramask.methods.supmim import SupMIMConfig
 from contramask.models.codebook import CodebookConfig
@@ -28,9 +27,6 @@ from contramask.train.tokenizer import (
     TokenizerTraining,
     train_tokenizer,
 )
-
-if "supmim" not in OFFERED:
-    pytest.skip("pre-training does not offer supmim yet", allow_module_level=True)
 
 RUN = RunInfo("supmim-0000-s3", "0000", 3)
 CPU = LaunchConfig(device="cpu", precision="fp32")

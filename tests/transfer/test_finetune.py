@@ -9,8 +9,10 @@ import torch
 from timm.layers.drop import DropPath
 
 from contramask.data.store import Store
-from contramask.models.bundle import EncoderBundle
-from contramask.results import COLUMNS, StageOutput
+from contramask.models.beit import BeitConfig, build_beit
+from contramask.models.bundle import EncoderBundle, make_bundle
+from contramask.models.encoder import EncoderConfig
+from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig, Machine
 from contramask.transfer.features import labelled
@@ -157,7 +159,6 @@ def test_the_classifier_pools_patches_before_a_new_norm(tiny_bundle: EncoderBund
     with torch.no_grad():
         pooled = encoder.eval().tokens(images)[:, 1:].mean(dim=1)
     model = Classifier(encoder, 10).eval()
-    assert encoder.pos_embed.requires_grad
     assert isinstance(encoder.norm, torch.nn.Identity)
     weight = model.head[1].weight
     assert float(weight.detach().std()) == pytest.approx(2e-5, rel=0.3)
@@ -238,3 +239,15 @@ def test_confusion_counts_truth_by_prediction() -> None:
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"finetune.{next(iter(values))}"):
         parse(FinetuneConfig, values, "finetune")
+
+
+def test_a_beit_is_fine_tuned_with_biases_of_each_block(tiny_store: Store) -> None:
+    torch.manual_seed(0)
+    sizes = EncoderConfig(patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    encoder = build_beit(sizes, BeitConfig(), (32, 32), 3)
+    run = RunInfo(experiment="conmim-0000-s3", config_hash="0000", seed=3)
+    bundle = make_bundle(encoder, run, "conmim", "target", tiny_store.manifest)
+    output = run_finetune(bundle, tiny_store, replace(SHORT, epochs=1), FP32, NullTracker())
+    assert output.rows["method"].tolist() == ["conmim", "random_init"]
+    assert output.tables["conmim-curve"]["loss"].notna().all()
+    assert bundle.encoder.rel_pos_bias is not None  # the one that was given is left as it was

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from contramask.boxes.heatmaps import Producer, stretch
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder
 
 _FLAT = 1.0  # grey levels of 255: an image with less contrast shows no object
 
@@ -48,7 +48,7 @@ def encoder_maps(bundle: EncoderBundle) -> Producer:
     return producer
 
 
-def first_component(encoder: VisionEncoder, view: Tensor) -> Tensor:
+def first_component(encoder: Encoder, view: Tensor) -> Tensor:
     """Each patch token's place along its image's first component, (B, rows, cols) in [0, 1].
 
     Tokens are centred within the image; the sign is chosen so that the border is low. What an

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from contramask import __version__
 from contramask.boxes.box_set import COLUMNS, SCHEMA, BoxSet, content_id
+from contramask.boxes.encoder_maps import encoder_maps
 from contramask.boxes.gates import GateConfig, alarms, statistics, warnings
 from contramask.boxes.heatmaps import PRODUCERS, Producer, box_maps
 from contramask.boxes.quality import (
@@ -22,6 +24,7 @@ from contramask.boxes.quality import (
     compare_boxes,
     compare_crops,
     ground_truth,
+    shuffled,
 )
 from contramask.boxes.rules import (
     CORNERS,
@@ -32,6 +35,7 @@ from contramask.boxes.rules import (
     find_boxes,
 )
 from contramask.data.store import Store, StoreSplit
+from contramask.models.bundle import EncoderBundle
 from contramask.progress import track
 from contramask.typed import STRICT, to_plain
 
@@ -59,8 +63,15 @@ _NO_EFFECT = {
 class BoxConfig:
     """Where crop boxes come from, how a heat map becomes a box, and when a set is refused."""
 
-    #: `gt` takes the data's own boxes: an upper bound for comparison, never a method.
-    method: Literal["full", "center_half", "spectral_residual", "edge_energy", "gt"] = "edge_energy"
+    #: `pc1` asks a trained `encoder`; `gt` takes the data's own boxes: an upper bound for
+    #: comparison, never a method.
+    method: Literal["full", "center_half", "spectral_residual", "edge_energy", "pc1", "gt"] = (
+        "edge_energy"
+    )
+    #: Folder of the encoder for `pc1`: 06_models/<experiment> of a finished pre-training.
+    encoder: Path | None = None
+    #: `shuffled` gives every image another one's box: a control that keeps all statistics.
+    deal: Literal["own", "shuffled"] = "own"
     #: Cells of a heat map's side.
     grid: int = Field(default=16, ge=4, le=64)
     #: null = the rule that suits the method (`RULES`).
@@ -89,10 +100,13 @@ def generate_boxes(store: Store, config: BoxConfig) -> BoxSet:
     """
     split = store["train"]
     truth = _truth(split)
-    if config.method in PRODUCERS:
-        finding = _from_maps(split, PRODUCERS[config.method], config)
+    producer = _producer(config)
+    if producer:
+        finding = _from_maps(split, producer, config)
     else:
         finding = _without_maps(split, truth, config)
+    if config.deal == "shuffled":
+        finding = _dealt(finding)
     return _judged(store, finding, truth, config)
 
 
@@ -102,6 +116,25 @@ def _truth(split: StoreSplit) -> GroundTruth | None:
         return None
     truth = ground_truth(split.instances, (split.height, split.width))
     return truth if len(truth.first) >= 3 else None
+
+
+def _producer(config: BoxConfig) -> Producer | None:
+    """What makes the heat maps; None for boxes that need none."""
+    if config.method != "pc1":
+        return PRODUCERS.get(config.method)
+    if config.encoder is None:
+        raise ValueError(
+            "crop_boxes.method is pc1, which reads a trained encoder; set crop_boxes.encoder to its"
+            " folder (06_models/<experiment>), or choose edge_energy or spectral_residual"
+        )
+    return encoder_maps(EncoderBundle.read(config.encoder))
+
+
+def _dealt(finding: _Finding) -> _Finding:
+    """Every row and map given to another image, always in the same way."""
+    order = shuffled(np.arange(len(finding.table)))
+    table = finding.table.iloc[order].reset_index(drop=True)
+    return _Finding(table, finding.heatmaps[order], finding.rule)
 
 
 def _from_maps(split: StoreSplit, producer: Producer, config: BoxConfig) -> _Finding:
@@ -175,7 +208,7 @@ def _judged(
 
 def _origin(store: Store, finding: _Finding, config: BoxConfig) -> dict[str, Any]:
     """What the set was made from and how."""
-    kind = {"full": "constant", "center_half": "constant", "gt": "ground_truth"}
+    kind = {"full": "constant", "center_half": "constant", "gt": "ground_truth", "pc1": "encoder"}
     return {
         "schema": SCHEMA,
         "data": store.manifest["name"],
@@ -185,6 +218,8 @@ def _origin(store: Store, finding: _Finding, config: BoxConfig) -> dict[str, Any
         "image_size": list(store.manifest["image_size"]),
         "method": config.method,
         "producer": {"kind": kind.get(config.method, "classical"), "grid": config.grid},
+        "encoder": None if config.encoder is None else config.encoder.name,
+        "deal": config.deal,
         "rule": None if finding.rule is None else to_plain(finding.rule),
         "crop": to_plain(config.crop),
         "gates": to_plain(config.gates),

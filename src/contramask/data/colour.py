@@ -18,6 +18,7 @@ from contramask.typed import STRICT
 Strength = Annotated[float, Field(ge=0, le=1)]
 Sigma = Annotated[float, Field(gt=0)]
 _GREY = (0.2989, 0.587, 0.114)  # luma of ITU-R 601, as torchvision rounds it
+_SOLARISE_FROM = 128 / 255  # PIL's threshold: what is as bright is inverted
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
@@ -37,13 +38,14 @@ class ColourConfig:
     grey: Strength = 0.2  # probability
     blur: Strength = 0.5  # probability
     blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
+    solarise: Strength = 0.0  # probability; ConMIM's is 0.2
 
 
 def alter_colours(
     pixels: Tensor, config: ColourConfig, key: Tensor, stream: int, size: tuple[int, int]
 ) -> Tensor:
-    """Jitter, then greyscale, then blur float images (B, C, H, W) in 0..255."""
-    draws = uniform(key, stream + 32, 13)
+    """Jitter, greyscale, blur, then solarise float images (B, C, H, W) in 0..255."""
+    draws = uniform(key, stream + 32, 14)
     images = pixels / 255
     images = torch.where(_pick(draws[:, 0], config.jitter), _jitter(images, config, draws), images)
     if images.shape[1] == 3:
@@ -52,6 +54,9 @@ def alter_colours(
     low, high = (sigma * max(size) / 224 for sigma in config.blur_sigma)
     sigma = low + (high - low) * draws[:, 3]
     images = torch.where(_pick(draws[:, 2], config.blur), _blur(images, sigma), images)
+    bright = images >= _SOLARISE_FROM
+    solar = torch.where(bright, 1 - images, images)
+    images = torch.where(_pick(draws[:, 13], config.solarise), solar, images)
     return images * 255
 
 

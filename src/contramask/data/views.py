@@ -27,7 +27,9 @@ _REFERENCE = 224  # the view size in pixels that configured lengths refer to
 # Numbers of the random streams; one purpose each, so that none shifts another.
 _CROP, _FLIP, _SHIFT, _COLOUR, _SECOND_CROP, _SECOND_FLIP, _ONLINE_SHIFT = range(7)
 
-ViewMode = Literal["single", "cmae_parity", "symmetric_shift", "independent_rrc", "same_view"]
+ViewMode = Literal[
+    "single", "cmae_parity", "symmetric_shift", "independent_rrc", "same_view", "weak_strong"
+]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -147,6 +149,8 @@ class ViewMaker:
         if self.mode == "independent_rrc":
             view = self._crop(pixels, key, boxes, _CROP, _FLIP)
             target = self._crop(pixels, key, boxes, _SECOND_CROP, _SECOND_FLIP)
+        elif self.mode == "weak_strong":  # one plain crop; only colours tell the views apart
+            view = target = self._crop(pixels, key, boxes, _CROP, _FLIP)
         else:
             view, target = self._shifted_pair(pixels, key, boxes)
         target = alter_colours(target, self.config.colour, key, _COLOUR, self.size)

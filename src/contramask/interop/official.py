@@ -66,7 +66,7 @@ class KnownAnswer:
 
 
 def read_known_answer(path: Path) -> KnownAnswer:
-    """Read a known-answer file; raises `ValueError` if it is not one of `mae` or `cmae`."""
+    """Read a known-answer file; raises `ValueError` if it is none of `mae`, `cmae`, `conmim`."""
     with safe_open(path, "pt") as archive:
         tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
         metadata = archive.metadata() or {}
@@ -74,9 +74,13 @@ def read_known_answer(path: Path) -> KnownAnswer:
         kind = "cmae"
     elif "pred" in tensors and "model.decoder_embed.weight" in tensors:
         kind = "mae"
+    elif "feat_full" in tensors:
+        kind = "conmim"
     else:
         held = ", ".join(sorted(tensors)[:6])
-        raise ValueError(f"{path.name}: not a known answer of mae or cmae; it holds {held} ...")
+        raise ValueError(
+            f"{path.name}: not a known answer of mae, cmae or conmim; it holds {held} ..."
+        )
     return KnownAnswer(kind, tensors, metadata.get("config", ""), metadata.get("source", ""))
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from contramask.interop.conmim import build_conmim, conmim_name, conmim_pairs
 from contramask.interop.official import NAMES, KnownAnswer, build_from, read_known_answer
 from contramask.methods.base import Method
 from contramask.methods.cmae import CMAE
+from contramask.methods.conmim import ConMIM
 from contramask.methods.mae import MAE
 
 TOLERANCE = 1e-4
@@ -37,10 +39,11 @@ def compare_file(path: Path) -> list[Comparison]:
     Raises `ValueError` if the file is none we know.
     """
     answer = read_known_answer(path)
-    method = build_from(answer).float().train()
+    build = build_conmim if answer.kind == "conmim" else build_from
+    method = build(answer).float().train()
     pairs = list(_pairs(method, answer))
     gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
-    rename = NAMES[answer.kind]
+    rename = conmim_name if answer.kind == "conmim" else NAMES[answer.kind]
     for name, official in answer.under("grad.").items():
         ours = gradients.get(rename(name), torch.zeros_like(official))
         pairs.append((f"grad {name}", official, ours))
@@ -65,6 +68,8 @@ def _pairs(method: Method, answer: KnownAnswer) -> Iterator[tuple[str, Tensor, T
         return _mae(method, answer)
     if isinstance(method, CMAE):
         return _cmae(method, answer)
+    if isinstance(method, ConMIM):
+        return conmim_pairs(method, answer)
     raise ValueError(f"no comparison is written for {type(method).__name__}")
 
 

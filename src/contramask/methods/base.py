@@ -1,12 +1,14 @@
 """What the trainer knows of a pre-training method, and all it knows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from contramask.losses import Gather
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder
+from contramask.models.tokenizer_bundle import TokenizerBundle
 
 #: Tensors by name: view, target_view (B, C, H, W), index, key, label (B,); noise (B, U) if forced.
 Batch = dict[str, Any]
@@ -30,13 +32,21 @@ class Method(nn.Module):
     `gather` and `rank` when several processes train; a method never asks.
     """
 
-    encoder: VisionEncoder
+    encoder: Encoder
     branch: Literal["online", "target"] = "online"
     rank: int = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.gather: Gather = _no_gather
+        #: Ids of the frozen things this training learns from, for its record and its fingerprint.
+        self.ingredients: dict[str, str] = {}
+
+    def attach(self, data: Mapping[str, Any], tokenizer: TokenizerBundle | None) -> None:
+        """Make what depends on the data, once, before training; most methods need nothing.
+
+        data is the store's manifest. Raises `ValueError` where data or tokenizer do not serve.
+        """
 
     def after_step(self, progress: float) -> None:
         """Update target networks; progress runs from 0 to 1 over the whole training."""

@@ -108,6 +108,8 @@ class CMAEMao(Method):
 
     couples_batch = True
 
+    encoder: VisionEncoder
+
     def __init__(self, encoder: VisionEncoder, config: CMAEMaoConfig) -> None:
         super().__init__()
         self.encoder, self.config = encoder, config

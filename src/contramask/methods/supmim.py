@@ -60,8 +60,8 @@ class SupMIMConfig:
     lambda_mim: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     pool: Literal["avg", "cls"] = "avg"  # what the class head reads: mean patch or class token
-    #: same_view: the classifier reads the same crop with altered colours, targets stay true.
-    view_mode: Literal["single", "same_view"] = "single"
+    #: weak_strong: the classifier reads the same crop with altered colours, targets stay true.
+    view_mode: Literal["single", "weak_strong"] = "single"
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -88,13 +88,13 @@ class SupMIM(Method):
     class_head: nn.Linear
     mim: MaskedPrediction | None  # None: plain supervised training
 
+    encoder: VisionEncoder
+
     def __init__(self, encoder: VisionEncoder, config: SupMIMConfig) -> None:
         super().__init__()
         num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early
         self.encoder, self.config = encoder, config
         self.register_module("mim", None)
-        #: Ids of the frozen things this training learns from, for its record and its fingerprint.
-        self.ingredients: dict[str, str] = {}
 
     def attach(self, data: Mapping[str, Any], tokenizer: TokenizerBundle | None) -> None:
         """Make what depends on the data: class head, target and decoder.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contramask.masking import take_tokens
-from contramask.models.encoder import EncoderConfig, Size, patchify
+from contramask.models.encoder import EncoderConfig, Size, check_sizes, patchify
 from contramask.typed import STRICT
 
 _TABLE = "relative_position_bias_table"
@@ -206,16 +206,5 @@ def build_beit(
     config: EncoderConfig, beit: BeitConfig, image_size: Size, in_chans: int
 ) -> BeitEncoder:
     """Build a freshly initialised encoder; raises `ValueError` if the sizes do not fit together."""
-    rows, cols = image_size
-    if rows % config.patch_size or cols % config.patch_size:
-        raise ValueError(
-            f"images of {rows}x{cols} px cannot be cut into patches of {config.patch_size} px; set "
-            "pretrain.encoder.patch_size to a divisor, or dataset.image_size to a multiple"
-        )
-    width, _, heads = config.sizes
-    if width % heads:
-        raise ValueError(
-            f"an encoder {width} wide cannot be split into {heads} heads; change "
-            "pretrain.encoder.embed_dim or pretrain.encoder.num_heads"
-        )
+    check_sizes(config, image_size)
     return BeitEncoder(image_size, in_chans, config, beit)

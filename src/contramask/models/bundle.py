@@ -9,9 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from contramask.models.encoder import EncoderConfig, VisionEncoder, describe
+from contramask.models.family import Encoder, describe, rebuild
 from contramask.results import RunInfo, code_revision, today
-from contramask.typed import parse
 
 LICENCE_NOTE = (
     "Weights belong to whoever trained them; check the licence of the images they were trained on."
@@ -22,7 +21,7 @@ LICENCE_NOTE = (
 class EncoderBundle:
     """An encoder and its manifest, stored as `encoder.safetensors` and `manifest.json`."""
 
-    encoder: VisionEncoder
+    encoder: Encoder
     manifest: dict[str, Any]
 
     def write(self, folder: Path) -> None:
@@ -49,10 +48,7 @@ class EncoderBundle:
             state = load_file(folder / "encoder.safetensors")
         except SafetensorError as error:
             raise ValueError(f"{folder}: encoder.safetensors is damaged: {error}") from None
-        arch = manifest["arch"]
-        config = parse(EncoderConfig, arch["config"], "manifest.arch.config")
-        rows, cols = arch["image_size"]
-        encoder = VisionEncoder((rows, cols), arch["in_chans"], config)
+        encoder = rebuild(manifest["arch"])
         try:
             encoder.load_state_dict(state)
         except RuntimeError as error:
@@ -61,7 +57,7 @@ class EncoderBundle:
 
 
 def make_bundle(
-    encoder: VisionEncoder, run: RunInfo, method: str, branch: str, data: dict[str, Any]
+    encoder: Encoder, run: RunInfo, method: str, branch: str, data: dict[str, Any]
 ) -> EncoderBundle:
     """Describe a trained encoder.
 
@@ -84,16 +80,16 @@ def make_bundle(
         "date": today(),
         "licence": LICENCE_NOTE,
     }
-    return EncoderBundle(encoder, manifest)
+    # A fresh copy: a target network is frozen, and what people take away must not be.
+    return EncoderBundle(encoder.resized(encoder.image_size), manifest)
 
 
 def random_init_bundle(bundle: EncoderBundle) -> EncoderBundle:
     """The same architecture with fresh weights from the same seed: the anchor row of each table."""
     arch, seed = bundle.manifest["arch"], bundle.manifest["seed"]
-    rows, cols = arch["image_size"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = VisionEncoder((rows, cols), arch["in_chans"], bundle.encoder.config)
+        encoder = rebuild(arch)
     changed = {
         "experiment": f"random_init-s{seed}",
         "method": "random_init",

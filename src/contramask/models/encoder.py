@@ -1,7 +1,6 @@
 """The Vision Transformer encoder: timm's own, able to read only the patches that stay visible."""
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -179,8 +178,8 @@ class VisionEncoder(VisionTransformer):
         return copy
 
 
-def build_encoder(config: EncoderConfig, image_size: Size, in_chans: int) -> VisionEncoder:
-    """Build a freshly initialised encoder; raises `ValueError` if the sizes do not fit together."""
+def check_sizes(config: EncoderConfig, image_size: Size) -> None:
+    """Raise `ValueError` if image, patches, width and heads do not fit together."""
     rows, cols = image_size
     if rows % config.patch_size or cols % config.patch_size:
         raise ValueError(
@@ -193,18 +192,9 @@ def build_encoder(config: EncoderConfig, image_size: Size, in_chans: int) -> Vis
             f"an encoder {width} wide cannot be split into {heads} heads; change "
             "pretrain.encoder.embed_dim or pretrain.encoder.num_heads"
         )
+
+
+def build_encoder(config: EncoderConfig, image_size: Size, in_chans: int) -> VisionEncoder:
+    """Build a freshly initialised encoder; raises `ValueError` if the sizes do not fit together."""
+    check_sizes(config, image_size)
     return VisionEncoder(image_size, in_chans, config)
-
-
-def describe(encoder: VisionEncoder) -> dict[str, Any]:
-    """The sizes from which the encoder can be built again, as plain values."""
-    width, depth, heads = encoder.config.sizes
-    return {
-        "image_size": list(encoder.image_size),
-        "in_chans": encoder.in_chans,
-        "embed_dim": width,
-        "depth": depth,
-        "num_heads": heads,
-        "patch_size": encoder.patch_size,
-        "config": asdict(encoder.config),
-    }

@@ -17,7 +17,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder
 from contramask.models.pyramid import SimplePyramid
 from contramask.models.regions import AlignedRoIPool, StrideAnchors
 from contramask.typed import STRICT
@@ -73,7 +73,7 @@ class FasterRCNN(nn.Module):
     targets and detections, label 0 is background and object labels start at 1.
     """
 
-    def __init__(self, encoder: VisionEncoder, num_classes: int, config: DetectorConfig) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int, config: DetectorConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.num_classes = num_classes
@@ -115,7 +115,7 @@ class FasterRCNN(nn.Module):
 class MaskRCNN(FasterRCNN):
     """`FasterRCNN` with a mask branch (1703.06870): 2 x 14 px masks inside each box."""
 
-    def __init__(self, encoder: VisionEncoder, num_classes: int, config: DetectorConfig) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int, config: DetectorConfig) -> None:
         super().__init__(encoder, num_classes, config)
         width = config.channels
         self.roi_heads.mask_roi_pool = AlignedRoIPool(self.strides[:-1], 14)

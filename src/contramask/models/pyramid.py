@@ -8,7 +8,7 @@ from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder
 
 
 def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
@@ -20,7 +20,7 @@ def even_taps(depth: int, count: int = 4) -> tuple[int, ...]:
     return tuple(ceil((i + 1) * depth / count) - 1 for i in range(count))
 
 
-def tap_maps(encoder: VisionEncoder, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
+def tap_maps(encoder: Encoder, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
     """Patch tokens after the given blocks as maps, each (B, D, rows, cols), before the final norm.
 
     Raises `ValueError` when a tap names a block the encoder does not have.

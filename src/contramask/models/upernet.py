@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder
 from contramask.models.pyramid import TapPyramid, even_taps, tap_maps
 from contramask.typed import STRICT
 
@@ -130,7 +130,7 @@ class UPerNetConfig:
 class UPerNet(nn.Module):
     """Encoder, tapped pyramid and UPerHead, with an auxiliary FCN head on the x1 level."""
 
-    def __init__(self, encoder: VisionEncoder, num_classes: int, config: UPerNetConfig) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int, config: UPerNetConfig) -> None:
         super().__init__()
         width = encoder.embed_dim
         self.encoder = encoder

@@ -15,7 +15,8 @@ METHODS = {
     "mae": "Hides most patches of an image and learns to paint their pixels back.",
     "cmae": "MAE, and in addition the masked image must recognise a complete, slightly shifted "
     "view of itself among those of all other images.",
-    "cmae_mao": "CMAE whose views are cropped around the object that crop boxes point at.",
+    "cmae_mao": "MAE with a small decoder; the encoder must also match two views of an image and "
+    "tell where its patches lie. Reconstructed from an abstract and a successor's code.",
     "conmim": "Hides patches and must tell, for each, which patch of the complete image it was.",
     "supmim": "Learns labels from a masked image while predicting what was hidden.",
     "supervised": "Learns labels only; no masking.",

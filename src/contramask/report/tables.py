@@ -19,7 +19,7 @@ METHOD_NAMES = {
     ANCHOR: "random init",
     "mae": "MAE",
     "cmae": "CMAE",
-    "cmae_mao": "CMAE-MAO",
+    "cmae_mao": "CMAE-Mao (reconstruction)",
     "conmim": "ConMIM",
     "supmim": "SupMIM",
     "supervised": "supervised",

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from pydantic.dataclasses import dataclass
 from timm.layers.attention import Attention
+from timm.models.beit import Attention as BeitAttention
 from torch import nn
 
 from contramask.typed import STRICT
@@ -64,7 +65,7 @@ def prepare(module: nn.Module, machine: Machine) -> nn.Module:
     """
     explicit = machine.device.type == "cpu" and machine.precision == "bf16"
     for part in module.modules():
-        if isinstance(part, Attention):
+        if isinstance(part, Attention | BeitAttention):
             part.fused_attn = not explicit  # type: ignore[misc]  # final only for TorchScript
     return module.to(machine.device)
 

@@ -5,11 +5,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder
 
 #: `one_dim`: biases and norms, MAE's rule (timm's). `cmae`: transformer norms, biases and all
-#: tokens, but not batch-norm gains, as CMAE's configs list them.
-Exempt = Literal["one_dim", "cmae"]
+#: tokens, but not batch-norm gains, as CMAE's configs list them. `beit`: `one_dim`, class token and
+#: positions, but not mask tokens and bias tables (BEiT's and ConMIM's code).
+Exempt = Literal["one_dim", "cmae", "beit"]
 _TOKENS = ("cls_token", "mask_token", "pos_embed")
 
 
@@ -28,12 +29,14 @@ def _is_exempt(name: str, parameter: nn.Parameter, exempt: Exempt) -> bool:
     leaf = name.rsplit(".", 1)[-1]
     if exempt == "one_dim":
         return parameter.ndim <= 1
+    if exempt == "beit":
+        return parameter.ndim <= 1 or leaf in ("cls_token", "pos_embed")
     batch_norm_gain = ".bn" in f".{name}" and leaf == "weight"
     return (parameter.ndim <= 1 and not batch_norm_gain) or leaf in _TOKENS
 
 
 def layer_decay_groups(
-    encoder: VisionEncoder, heads: list[nn.Module], weight_decay: float, layer_decay: float
+    encoder: Encoder, heads: list[nn.Module], weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
     """Groups whose learning rate falls by `layer_decay` a block towards the input (MAE, BEiT).
 

@@ -16,11 +16,12 @@ from contramask.boxes.box_set import BoxSet
 from contramask.data.loader import ImageLoader
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig, ViewMaker
-from contramask.methods import MethodConfig, build_method
+from contramask.methods import MethodConfig, build_method, encoder_for
 from contramask.methods.base import Method
 from contramask.methods.cmae import CMAEConfig
 from contramask.models.bundle import EncoderBundle, make_bundle
-from contramask.models.encoder import EncoderConfig, build_encoder
+from contramask.models.encoder import EncoderConfig
+from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput, result_row
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
@@ -47,6 +48,7 @@ class PretrainConfig:
     batch_size: int = Field(default=128, ge=2)
     base_lr: float = Field(default=1.5e-4, gt=0)  # per 256 images
     warmup_epochs: float = Field(default=2, ge=0)
+    min_lr_factor: float = Field(default=0, ge=0, le=1)  # of the peak rate, where the cosine ends
     weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     exempt: Exempt = "one_dim"  # which parameters weight decay spares
@@ -71,22 +73,23 @@ def pretrain(
     launch: LaunchConfig,
     work: Path,
     tracker: Tracker,
+    tokenizer: TokenizerBundle | None = None,
 ) -> PretrainResult:
     """Train one encoder with one method.
 
     `work` holds the running checkpoint, from which an interrupted call continues. Raises
-    `ValueError` if configuration and data do not fit together, `ResumeRefused` if `work` holds
-    another run's checkpoint, `NonFiniteLoss` if training blows up.
+    `ValueError` if configuration, tokenizer and data do not fit together, `ResumeRefused` if
+    `work` holds another run's checkpoint, `NonFiniteLoss` if training blows up.
     """
     started = time.perf_counter()
     machine = pick_machine(launch)
-    method = _build(store, config, run.seed)
+    method = _build(store, config, tokenizer, run.seed)
     prepare(method, machine)
     loader, views = _loader(store, boxes, config, run.seed, machine)
     planned = _plan_facts(store, config, method, loader, machine)
     print_plan(f"pre-training {run.experiment}", planned)
     preview = view_preview(loader, views)
-    keeper = Keeper(work, _fingerprint(store, boxes, config, run))
+    keeper = Keeper(work, _fingerprint(store, boxes, config, method, run))
     plan = _train_plan(config, method, loader, machine, run.seed)
     curve = fit(method, loader, plan, tracker, keeper)
     arrays = preview | reconstructions(method, store, views, machine)
@@ -97,6 +100,7 @@ def pretrain(
         "method": config.method.name,
         "plan": planned,
         "config": to_plain(config),
+        "ingredients": method.ingredients,
         "machine": machine_name(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
         "seconds_total": round(time.perf_counter() - started, 1),
@@ -116,7 +120,7 @@ def _train_plan(
         name="pretrain",
         epochs=config.epochs,
         optimizer=adamw(groups, scaled_lr(config.base_lr, config.batch_size), config.betas),
-        factor_at=lambda step: warmup_cosine(step, total, warmup),
+        factor_at=lambda step: warmup_cosine(step, total, warmup, config.min_lr_factor),
         machine=machine,
         seed=seed,
         clip_grad=config.clip_grad,
@@ -131,11 +135,15 @@ def _training_seconds(curve: pd.DataFrame, batch_size: int) -> float:
     return float((steps * batch_size / curve["images_per_s"]).sum())
 
 
-def _build(store: Store, config: PretrainConfig, seed: int) -> Method:
+def _build(
+    store: Store, config: PretrainConfig, tokenizer: TokenizerBundle | None, seed: int
+) -> Method:
     torch.manual_seed(seed)
     size = _view_size(store, config)
-    encoder = build_encoder(config.encoder, size, store.manifest["channels"])
-    return build_method(config.method, encoder)
+    encoder = encoder_for(config.method, config.encoder, size, store.manifest["channels"])
+    method = build_method(config.method, encoder)
+    method.attach(store.manifest, tokenizer)
+    return method
 
 
 def _view_size(store: Store, config: PretrainConfig) -> tuple[int, int]:
@@ -183,7 +191,9 @@ def _plan_facts(
         "batch size": config.batch_size,
         "lr after scaling": scaled_lr(config.base_lr, config.batch_size),
         "parameters trained (M)": round(count_parameters(method) / 1e6, 2),
-        "parameters of the encoder (M)": round(count_parameters(method.encoder) / 1e6, 2),
+        "parameters of the encoder (M)": round(
+            sum(p.numel() for p in method.encoder.parameters()) / 1e6, 2
+        ),
         "GFLOP per image": round(flops / 1e9, 4),
         "device": f"{machine.device}, {machine.precision}",
         "estimated time": duration(steps * seconds),
@@ -191,7 +201,7 @@ def _plan_facts(
 
 
 def _fingerprint(
-    store: Store, boxes: BoxSet | None, config: PretrainConfig, run: RunInfo
+    store: Store, boxes: BoxSet | None, config: PretrainConfig, method: Method, run: RunInfo
 ) -> dict[str, Any]:
     plain = to_plain(config)
     for free in ("log_every", "save_minutes"):  # change what is written, not what is learnt
@@ -202,6 +212,7 @@ def _fingerprint(
         "seed": run.seed,
         "data_hash": store.manifest["data_hash"],
         "box_set": boxes.manifest["box_set_id"] if boxed and boxes is not None else None,
+        **method.ingredients,
     }
 
 

@@ -16,7 +16,7 @@ from contramask.data.loader import Batch, ImageLoader, Subset
 from contramask.data.store import StoreSplit
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
-from contramask.models.encoder import VisionEncoder, describe
+from contramask.models.family import Encoder, describe, for_tuning
 from contramask.results import StageOutput
 from contramask.tracker import Tracker
 from contramask.train.device import Machine
@@ -90,10 +90,9 @@ def enlarged(bundle: EncoderBundle, upscale: float) -> EncoderBundle:
     return EncoderBundle(encoder, {**bundle.manifest, "arch": describe(encoder)})
 
 
-def tunable(encoder: VisionEncoder, drop_path: float) -> VisionEncoder:
+def tunable(encoder: Encoder, drop_path: float) -> Encoder:
     """A copy of the encoder to fine-tune: positions trained too, drop path rising with depth."""
-    copy = encoder.resized(encoder.image_size)
-    copy.get_parameter("pos_embed").requires_grad_(True)
+    copy = for_tuning(encoder)
     depth = len(copy.blocks)
     for i, block in enumerate(copy.blocks):
         rate = drop_path * i / max(depth - 1, 1)

@@ -4,7 +4,6 @@ Mean-pooled patch tokens, a new LayerNorm and a linear head; layer-wise learning
 cutmix with label smoothing, random resized crops and random erasing.
 """
 
-import copy
 import logging
 import random
 import time
@@ -28,7 +27,7 @@ from contramask.data.store import Store, StoreSplit
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods.base import Batch, StepOutput
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.encoder import VisionEncoder
+from contramask.models.family import Encoder, for_tuning
 from contramask.progress import track
 from contramask.results import StageOutput, result_row
 from contramask.tracker import NullTracker, Tracker
@@ -74,11 +73,10 @@ class Classifier(nn.Module):
     The encoder's own final norm is dropped, as MAE does: it never saw pooled tokens.
     """
 
-    def __init__(self, encoder: VisionEncoder, num_classes: int) -> None:
+    def __init__(self, encoder: Encoder, num_classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.encoder.norm = nn.Identity()
-        self.encoder.requires_grad_(True)
         self.head = nn.Sequential(
             nn.LayerNorm(encoder.embed_dim, eps=1e-6), nn.Linear(encoder.embed_dim, num_classes)
         )
@@ -159,9 +157,9 @@ def _train(
     bundle: EncoderBundle, store: Store, config: FinetuneConfig, machine: Machine, tracker: Tracker
 ) -> tuple[Classifier, pd.DataFrame]:
     manifest, seed = bundle.manifest, bundle.manifest["seed"]
+    encoder = for_tuning(bundle.encoder)
     torch.manual_seed(seed)
     random.seed(seed)  # timm's random erasing draws from Python's generator
-    encoder = copy.deepcopy(bundle.encoder)
     _set_drop_path(encoder, config.drop_path)
     classifier = Classifier(encoder, store.num_classes)
     training = prepare(_Training(classifier, config, store.num_classes), machine)
@@ -206,7 +204,7 @@ def _train_images(split: StoreSplit, limit: int | None) -> Subset:
     return Subset(split, rows[balanced_choice(names, split.labels[rows].tolist(), limit)])
 
 
-def _set_drop_path(encoder: VisionEncoder, rate: float) -> None:
+def _set_drop_path(encoder: Encoder, rate: float) -> None:
     """Stochastic depth rising linearly from 0 to `rate` over the blocks."""
     depth = len(encoder.blocks)
     for number, block in enumerate(encoder.blocks):
