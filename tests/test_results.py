@@ -48,6 +48,8 @@ def test_a_row_says_what_was_measured_on_what() -> None:
     row = result_row(MANIFEST, "val", "5-shot", "mean", "low_shot_top1", np.float32(12.5))
     assert list(row) == COLUMNS
     assert row["encoder"] == "128x6/4"
+    beit = {**MANIFEST, "arch": {**MANIFEST["arch"], "kind": "beit"}}
+    assert result_row(beit, "val", "knn", "cls", "knn_top1", 50)["encoder"] == "BEiT 128x6/4"
     assert (row["value"], type(row["value"])) == (12.5, float)
     assert row["date"] == today()
     assert row["data"] == "digits"

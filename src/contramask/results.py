@@ -60,11 +60,10 @@ def result_row(
 
     Percentages are stored as percentages (0-100), the unit the field prints.
     """
-    arch = manifest["arch"]
     return {
         "experiment": manifest["experiment"],
         "method": manifest["method"],
-        "encoder": f"{arch['embed_dim']}x{arch['depth']}/{arch['patch_size']}",
+        "encoder": encoder_label(manifest["arch"]),
         "data": manifest["data"],
         "split": split,
         "protocol": protocol,
@@ -76,6 +75,15 @@ def result_row(
         "code_revision": code_revision(),
         "date": today(),
     }
+
+
+def encoder_label(arch: Mapping[str, Any]) -> str:
+    """How tables call an encoder: width x depth / patch size, `BEiT` before it if it is one.
+
+    A measurement is compared with the randomly initialised network of the same label.
+    """
+    sizes = f"{arch['embed_dim']}x{arch['depth']}/{arch['patch_size']}"
+    return f"BEiT {sizes}" if arch.get("kind") == "beit" else sizes
 
 
 @dataclass(frozen=True)

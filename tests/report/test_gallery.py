@@ -76,3 +76,12 @@ def test_skipped_stages_have_no_pictures():
     stage = Stage("mae-s0", "segmentation", StageOutput.skipped("segmentation", "no masks"))
     assert gallery.draw(material([stage]), 10**7).pictures() == []
     assert gallery.dots(material([stage])) == []
+
+
+def test_what_tokens_draw_is_shown_beside_the_images():
+    output = StageOutput(
+        arrays={"original": noise(2, 8, 8, 3), "reconstruction": noise(2, 8, 8, 3)}
+    )
+    drawn = gallery.draw(material([Stage("mae-s0", "tokenizer", output)]), 10**7)
+    assert [picture.name for picture in drawn.tokens] == ["tokens-mae-s0"]
+    assert drawn.reconstructions == ()

@@ -11,6 +11,7 @@ from contramask.report.sections import (
     not_run,
     owners,
     side_by_side,
+    token_table,
     variants_of,
 )
 from contramask.report.tables import Gathered, Stage
@@ -65,6 +66,7 @@ def test_tables_by_class_are_joined_on_the_class():
 def test_what_was_not_run_is_said_with_its_reason():
     stages = (
         stage("a", "probe"),
+        stage("a", "tokenizer", skipped="not needed"),
         stage("a", "detection", skipped="no objects"),
         stage("b", "detection", skipped="no objects"),
         stage("c", "detection"),
@@ -111,3 +113,17 @@ def test_costs_are_means_over_seeds():
     assert table is not None
     assert table.rows == (("MAE", "1,000"),)
     assert cost_table(rows.iloc[:0], []) is None
+
+
+def test_the_health_of_tokens_is_shown_where_there_are_tokens():
+    lines = [
+        ("SupMIM", "tokenizer", "perplexity", 200.4),
+        ("SupMIM", "tokenizer", "top_code", 1.26),
+    ]
+    lines += [("MAE", "pretrain", "loss", 0.5)]
+    rows = pd.DataFrame(lines, columns=["variant", "protocol", "metric", "value"])
+    table = token_table(rows, ["MAE", "SupMIM"])
+    assert table is not None
+    assert table.columns == ("", "Codes that would say as much", "Most frequent code (%)")
+    assert table.rows == (("SupMIM", "200", "1.3"),)
+    assert token_table(rows.iloc[2:], ["MAE"]) is None

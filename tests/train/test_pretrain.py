@@ -14,9 +14,13 @@ from contramask.boxes.box_set import BoxSet
 from contramask.boxes.generate import BoxConfig, generate_boxes
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig
+from contramask.methods import OFFERED, MethodConfig
 from contramask.methods.cmae import CMAEConfig
+from contramask.methods.cmae_mao import CMAEMaoConfig
 from contramask.methods.conmim import ConMIMConfig
 from contramask.methods.mae import MAEConfig
+from contramask.methods.mim_target import PixelTargetConfig
+from contramask.methods.supmim import SupMIMConfig
 from contramask.models.beit import BeitEncoder
 from contramask.models.bundle import EncoderBundle
 from contramask.models.decoder import DecoderConfig
@@ -33,12 +37,17 @@ SMALL = DecoderConfig(embed_dim=16, depth=1, num_heads=2)
 MAE = MAEConfig(decoder=SMALL)
 CMAE = CMAEConfig(decoder=SMALL, feature_decoder=SMALL, head_hidden_dim=16, head_out_dim=8)
 CONMIM = ConMIMConfig(head_hidden_dim=16, head_out_dim=8)
+METHODS: dict[str, MethodConfig] = {
+    "mae": MAE,
+    "cmae": CMAE,
+    "cmae_mao": CMAEMaoConfig(decoder=SMALL, head_hidden_dim=16, head_out_dim=8),
+    "conmim": CONMIM,
+    "supmim": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig()),
+}
 RUN = RunInfo(experiment="tiny-0000-s1", config_hash="0000", seed=1)
 
 
-def make_config(
-    method: MAEConfig | CMAEConfig | ConMIMConfig = MAE, **given: Any
-) -> PretrainConfig:
+def make_config(method: MethodConfig = MAE, **given: Any) -> PretrainConfig:
     """Two epochs of three steps."""
     values: dict[str, Any] = {
         "encoder": EncoderConfig(patch_size=8, embed_dim=32, depth=2, num_heads=2),
@@ -208,6 +217,27 @@ def test_a_stopped_run_is_continued_and_only_by_its_own_settings(
     for name, value in continued.bundle.encoder.state_dict().items():
         assert torch.equal(value, expected[name]), name
     assert list(tmp_path.iterdir()) == []
+
+
+def weights_and_curve(result: PretrainResult) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    times = ["images_per_s", "data_wait"]
+    return result.bundle.encoder.state_dict(), result.output.tables["curve"].drop(columns=times)
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_every_method_stopped_twice_ends_bit_for_bit_where_it_would_have(
+    name: str, tiny_store: Store, tmp_path: Path
+) -> None:
+    config = make_config(METHODS[name], log_every=1)
+    expected, curve = weights_and_curve(train(tiny_store, tmp_path / "whole", config))
+    work = tmp_path / "stopped"
+    for step in (2, 5):  # in the first epoch and in the second
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_store, work, config, tracker=Stopping(step))
+        assert (work / "last.pt").exists()
+    found, again = weights_and_curve(train(tiny_store, work, config))
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    pd.testing.assert_frame_equal(again, curve)
 
 
 @pytest.fixture(scope="module")

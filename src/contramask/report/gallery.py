@@ -24,6 +24,7 @@ class Gallery:
     contact: tuple[Picture, ...]
     views: tuple[Picture, ...]
     reconstructions: tuple[Picture, ...]
+    tokens: tuple[Picture, ...]
     boxes: tuple[Picture, ...]
     segmentations: tuple[Picture, ...]
     detections: tuple[Picture, ...]
@@ -83,6 +84,7 @@ def _draw(material: Material, tile: int) -> Gallery:
         contact=() if contact is None else (contact,),
         views=tuple(_views(material, 3 * tile // 4)),
         reconstructions=tuple(_reconstructions(material, tile)),
+        tokens=tuple(_tokens(material, tile)),
         boxes=tuple(figures.box_pictures(material.preview, material.count, tile)),
         segmentations=tuple(_segmentations(material, tile)),
         detections=tuple(_detections(material, 5 * tile // 4)),
@@ -105,14 +107,22 @@ def _reconstructions(material: Material, tile: int) -> list[Picture]:
     ]
 
 
+def _tokens(material: Material, tile: int) -> list[Picture]:
+    wanted = {"original": "original", "reconstruction": "drawn from its tokens"}
+    return [
+        figures.columns_picture(f"tokens-{experiment}", found, tile, title)
+        for experiment, title, found in _previews(material, wanted, "tokenizer")
+    ]
+
+
 def _previews(
-    material: Material, wanted: Mapping[str, str]
+    material: Material, wanted: Mapping[str, str], task: str = "pretrain"
 ) -> list[tuple[str, str, dict[str, np.ndarray]]]:
-    """(experiment, title, heading -> images) of every variant's first pre-training that kept any.
+    """(experiment, title, heading -> images) of every variant's first stage that kept any.
 
     `wanted` maps the names of arrays to their headings.
     """
-    first = firsts(material.stages, "pretrain", material.variants)
+    first = firsts(material.stages, task, material.variants)
     previews = []
     for variant in sorted(first, key=material.place):
         experiment, arrays = first[variant].experiment, first[variant].output.arrays

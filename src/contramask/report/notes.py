@@ -18,7 +18,8 @@ METHODS = {
     "cmae_mao": "MAE with a small decoder; the encoder must also match two views of an image and "
     "tell where its patches lie. Reconstructed from an abstract and a successor's code.",
     "conmim": "Hides patches and must tell, for each, which patch of the complete image it was.",
-    "supmim": "Learns labels from a masked image while predicting what was hidden.",
+    "supmim": "Learns the labels of the training images and, from masked ones, predicts what was "
+    "hidden. It has seen labels, all others have not. Reconstructed from an abstract.",
     "supervised": "Learns labels only; no masking.",
 }
 
@@ -69,6 +70,12 @@ def normal_notes(columns: Sequence[Measured], curves: Mapping[str, pd.DataFrame]
             "matters little. Five labels a class, kNN and frozen segmentation separate encoders "
             "far better.",
             _close_finetuning(columns),
+        ),
+        Note(
+            "SupMIM is far ahead where labels are few",
+            "It has learnt from all labels of the training images, so five labels a class and kNN "
+            "only repeat what it was told. Compare it with its own baseline, the same training "
+            "with lambda_mim = 0, and on tasks with other labels.",
         ),
         Note(
             "Two runs of the same recipe differ",

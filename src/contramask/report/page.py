@@ -178,6 +178,7 @@ def _training(rows: pd.DataFrame, material: gallery.Material) -> dict[str, Any]:
     names = {experiment: material.variants[experiment] for experiment in curves}
     return {
         "costs": sections.cost_table(rows, material.order),
+        "token_health": sections.token_table(rows, material.order),
         "plan": sections.side_by_side("The plan, computed before the first step", plans),
         "panels": charts.curve_panels(curves, names, material.order),
         "panel_names": sorted(set(names.values()), key=material.place),

@@ -12,6 +12,9 @@ from contramask.report.tables import Stage
 #: Settings that change no number.
 BOOKKEEPING = ("anchor", "log_every", "pictures", "cache_megabytes", "classes")
 
+#: Stages that measure nothing; their settings stand elsewhere.
+TRAINING = ("tokenizer", "pretrain")
+
 
 def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
     """(task, its settings in words), and a word where experiments were measured differently."""
@@ -20,7 +23,7 @@ def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
         configs = {
             stage.experiment: stage.output.facts.get("config") or {}
             for stage in stages
-            if stage.task == task and task != "pretrain" and stage.skipped is None
+            if stage.task == task and task not in TRAINING and stage.skipped is None
         }
         shown = next((config for config in configs.values() if config), None)
         if shown is None:

@@ -12,12 +12,15 @@ from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage
 
 #: Task folder -> what a reader calls it, in the order of work.
 TASK_TITLES = {
+    "tokenizer": "Image tokens",
     "pretrain": "Pre-training",
     "probe": "Frozen features (kNN, 5-shot, linear)",
     "finetune": "Fine-tuning",
     "segmentation": "Segmentation",
     "detection": "Object detection",
 }
+#: The stage that most methods do without.
+OPTIONAL = "tokenizer"
 #: Metrics of pre-training -> (heading, digits).
 COSTS = {
     "parameters_m": ("Parameters (millions)", 2),
@@ -181,22 +184,48 @@ def side_by_side(caption: str, settings: Mapping[str, Mapping[str, Any]]) -> Tab
 
 def cost_table(rows: pd.DataFrame, order: Sequence[str]) -> Table | None:
     """What pre-training cost and where its loss ended, means over seeds, one row a variant."""
-    own = rows[(rows["protocol"] == "pretrain") & rows["metric"].isin(list(COSTS))]
+    caption = "What pre-training cost, and where the loss ended (means over seeds)"
+    return _means_table(caption, rows[rows["protocol"] == "pretrain"], COSTS, order)
+
+
+def _means_table(
+    caption: str, rows: pd.DataFrame, shown: Mapping[str, tuple[str, int]], order: Sequence[str]
+) -> Table | None:
+    """Means over seeds, one row a variant, one column a metric; None without any.
+
+    `shown` maps metrics to headings and decimals.
+    """
+    own = rows[rows["metric"].isin(list(shown))]
     if own.empty:
         return None
     means = own.pivot_table(index="variant", columns="metric", values="value", aggfunc="mean")
-    heads = [metric for metric in COSTS if metric in means]
+    heads = [metric for metric in shown if metric in means]
     lines = []
     for variant in (name for name in order if name in means.index):
         values = [means.loc[variant, metric] for metric in heads]
-        digits = [COSTS[metric][1] for metric in heads]
-        shown = [
+        digits = [shown[metric][1] for metric in heads]
+        words = [
             in_words(v) if np.isnan(v) else f"{v:,.{d}f}"
             for v, d in zip(values, digits, strict=True)
         ]
-        lines.append((variant, *shown))
-    caption = "What pre-training cost, and where the loss ended (means over seeds)"
-    return Table(caption, ("", *(COSTS[metric][0] for metric in heads)), tuple(lines))
+        lines.append((variant, *words))
+    return Table(caption, ("", *(shown[metric][0] for metric in heads)), tuple(lines))
+
+
+#: Metric of the tokenizer stage -> heading and decimals, in the order of the table.
+TOKENS = {
+    "perplexity": ("Codes that would say as much", 0),
+    "used_codes": ("Codes in use (%)", 0),
+    "top_code": ("Most frequent code (%)", 1),
+    "token_stability": ("Tokens kept at other brightness (%)", 0),
+    "pixel_error": ("Pixel error (%)", 1),
+}
+
+
+def token_table(rows: pd.DataFrame, order: Sequence[str]) -> Table | None:
+    """How good the image tokens are that some methods predict, means over seeds; None without."""
+    caption = "Health of the tokens, measured on images the tokenizer did not see"
+    return _means_table(caption, rows[rows["protocol"] == "tokenizer"], TOKENS, order)
 
 
 def long_table(rows: pd.DataFrame) -> Table:
@@ -206,14 +235,17 @@ def long_table(rows: pd.DataFrame) -> Table:
 
 
 def not_run(gathered: Gathered) -> list[tuple[str, str, str]]:
-    """(task, why, experiments) for tasks that were skipped, are missing or cannot be read."""
+    """(task, why, experiments) for tasks that were skipped, are missing or cannot be read.
+
+    A tokenizer that a method does not need is no gap.
+    """
     lines: dict[tuple[str, str], list[str]] = {}
     for stage in gathered.stages:
-        if stage.skipped is not None:
+        if stage.skipped is not None and stage.task != OPTIONAL:
             lines.setdefault((task_title(stage.task), stage.skipped), []).append(stage.experiment)
     have = {(stage.experiment, stage.task) for stage in gathered.stages}
     broken = {tuple(line.partition(": ")[0].split("/", 1)) for line in gathered.unreadable}
-    tasks = dict.fromkeys(task for _, task in sorted(have))
+    tasks = dict.fromkeys(task for _, task in sorted(have) if task != OPTIONAL)
     for experiment in dict.fromkeys(name for name, _ in sorted(have)):
         for task in (task for task in tasks if (experiment, task) not in have | broken):
             key = (task_title(task), "there is no result, though other experiments have one")
