@@ -1,6 +1,6 @@
 """All typed configuration of a project, joined; each class lives beside the thing it configures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,17 +31,20 @@ SECTIONS: dict[str, type] = {
 }
 
 
-def parse_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def parse_parameters(
+    parameters: Mapping[str, Any], elsewhere: Sequence[str] = ()
+) -> dict[str, Any]:
     """Check every section at once and return typed objects by section name, and `seed`.
 
-    Sections that are not given take their defaults. Raises `ConfigError` that lists every mistake
+    Sections that are not given take their defaults; `elsewhere` are keys that the caller reads
+    itself, named where a key is misspelt. Raises `ConfigError` that lists every mistake
     of every section, unknown top-level keys included.
     """
     typed: dict[str, Any] = {}
     mistakes: list[str] = []
     for key in parameters:
         if key not in SECTIONS and key != "seed":
-            mistakes.append(_unknown(key))
+            mistakes.append(_unknown(key, [*SECTIONS, "seed", *elsewhere]))
     for name, kind in SECTIONS.items():
         values = parameters.get(name)
         values = {} if values is None else values
@@ -61,8 +64,7 @@ def parse_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {**typed, "seed": seed}
 
 
-def _unknown(key: str) -> str:
-    known = [*SECTIONS, "seed"]
+def _unknown(key: str, known: Sequence[str]) -> str:
     near = get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean `{near[0]}`? " if near else ""
     return f"{key}: there is no such key; {hint}allowed here: {', '.join(known)}"
