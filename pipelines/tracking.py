@@ -173,15 +173,20 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _experiment_id(client: MlflowClient, settings: Mapping[str, Any], root: Path) -> str:
-    found = client.get_experiment_by_name(settings["experiment"])
-    if found is not None:
-        return str(found.experiment_id)
-    if os.environ.get("MLFLOW_TRACKING_URI"):  # a server knows where its artifacts go
-        return str(client.create_experiment(settings["experiment"], tags=KIND))
-    location = absolute_uri(settings["artifacts"], root)
-    return str(
-        client.create_experiment(settings["experiment"], artifact_location=location, tags=KIND)
-    )
+    from mlflow.exceptions import MlflowException
+
+    name = settings["experiment"]
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        served = os.environ.get("MLFLOW_TRACKING_URI")  # a server knows where its artifacts go
+        location = None if served else absolute_uri(settings["artifacts"], root)
+        try:
+            return str(client.create_experiment(name, artifact_location=location, tags=KIND))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another run was a moment faster
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:

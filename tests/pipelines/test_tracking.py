@@ -108,6 +108,26 @@ def test_a_server_that_was_never_there_is_replaced_by_a_file(
     assert '"loss": 1.0' in tracker.path.read_text(encoding="utf-8")
 
 
+def test_two_runs_that_start_a_project_at_once_share_its_experiment(
+    mlflow_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between asking for the experiment and making it, another run has made it."""
+    ask, asked = MlflowClient.get_experiment_by_name, []
+
+    def late(self: MlflowClient, name: str) -> object:
+        asked.append(name)
+        if len(asked) > 1:
+            return ask(self, name)
+        self.create_experiment(name)
+        return None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    tracker = start_run(SETTINGS, mlflow_project, "mae all", {}, {})
+    assert isinstance(tracker, MlflowTracker)
+    tracker.close("FINISHED")
+    assert len(asked) == 2
+
+
 def test_long_values_are_cut_and_many_fields_are_sent_in_parts(mlflow_project: Path) -> None:
     params = {"many": {f"p{i}": i for i in range(230)}, "long": "x" * 9000}
     tracker = start_run(SETTINGS, mlflow_project, "n", {}, params)
