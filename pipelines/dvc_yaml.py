@@ -24,7 +24,7 @@ EXPERIMENT = "main"
 #: Parameters DVC must not see: they are about the machine.
 UNTRACKED = ("launch",)
 #: What else decides the value of a parameter, or decides it alone (the command fixes the name).
-STANDS_FOR = {"experiment": ["seed"], "pretrain": ["pretrain", "methods"]}
+STANDS_FOR = {"experiment": ["seed"], "pretrain": ["pretrain", "methods", "recipes"]}
 LIBRARY = "contramask"
 #: Files that a module reads from its own folder.
 DATA_SUFFIXES = (".html", ".css", ".json")
@@ -60,9 +60,11 @@ def _stage(
     }
     owners = _parameter_files(root)
     tracked = [k for key in read if key not in UNTRACKED for k in STANDS_FOR.get(key, [key])]
-    params = [{owners[key]: [key]} for key in tracked]
-    if params:
-        stage["params"] = params
+    files_of: dict[str, list[str]] = {}
+    for key in tracked:
+        files_of.setdefault(owners[key], []).append(key)
+    if files_of:
+        stage["params"] = [{file: keys} for file, keys in files_of.items()]
     outs = [_path(key, catalog) for key in sorted(pipeline.all_outputs())]
     stage["outs"] = [path for path in outs if path]
     return stage

@@ -83,7 +83,7 @@ class ParameterHooks:
         from contramask.results import RunInfo
 
         sections = {key: value for key, value in params.items() if key not in OWN_PARAMETERS}
-        typed = parse_parameters(sections, (*OWN_PARAMETERS, "methods"))
+        typed = parse_parameters(sections, (*OWN_PARAMETERS, "methods", "recipes"))
         name = experiment_name(params)
         check_name(name)
         typed["dataset"] = self._anchored(typed["dataset"], given)

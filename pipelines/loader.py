@@ -31,15 +31,18 @@ class ExperimentConfigLoader(OmegaConfigLoader):
 
 
 def _with_method_settings(params: dict[str, Any]) -> dict[str, Any]:
-    """Put `methods.<name>` under the chosen `pretrain.method`, whose own keys win.
+    """Put `recipes.<name>` under `pretrain` and `methods.<name>` under its chosen `method`.
 
-    Methods have different keys, so that the settings of one cannot stand where another is chosen.
+    The keys that stand there already win. Methods have different keys, so that the settings of one
+    cannot stand where another is chosen; and each has colours and an optimiser of its own.
     """
-    rest = {key: value for key, value in params.items() if key != "methods"}
+    rest = {key: value for key, value in params.items() if key not in ("methods", "recipes")}
     pretrain = rest.get("pretrain")
     method = pretrain.get("method") if isinstance(pretrain, Mapping) else None
     if not isinstance(method, Mapping):
         return rest
-    settings = (params.get("methods") or {}).get(method.get("name")) or {}
-    merged = OmegaConf.to_container(OmegaConf.merge(settings, method))
-    return {**rest, "pretrain": {**pretrain, "method": merged}}
+    settings, recipe = (
+        (params.get(key) or {}).get(method.get("name")) or {} for key in ("methods", "recipes")
+    )
+    merged = OmegaConf.merge(recipe, {"method": settings}, pretrain)
+    return {**rest, "pretrain": OmegaConf.to_container(merged)}

@@ -37,6 +37,35 @@ def test_every_environment_can_be_run(env: str) -> None:
     assert parsed(env)["pretrain"].epochs >= 1
 
 
+@pytest.mark.parametrize("env", [env for env in ENVIRONMENTS if env.startswith(("paper", "code"))])
+def test_published_recipes_take_nothing_from_the_demo(env: str) -> None:
+    typed = parsed(env)
+    assert typed["finetune"].train_limit is None
+    assert typed["finetune"].epochs == 100
+    assert (typed["finetune"].flip, typed["pretrain"].views.flip) == (0.5, 0.5)
+    assert typed["pretrain"].encoder.arch == "vit_base"
+    if typed["pretrain"].method.name == "supmim":
+        assert typed["tokenizer"].flip == 0.5
+
+
+@pytest.mark.parametrize("env", ["base", "smoke", "tiny_imagenet", "folder"])
+def test_a_method_brings_its_codes_colours_and_optimiser(env: str) -> None:
+    cmae, mao, conmim = (
+        parsed(env, pretrain={"method": {"name": name}})["pretrain"]
+        for name in ("cmae", "cmae_mao", "conmim")
+    )
+    colours = [(c.saturation, c.blur, c.solarise) for c in (x.views.colour for x in (cmae, mao))]
+    assert colours == [(0.4, 0.5, 0.0), (0.2, 0.0, 0.0)]
+    colour = conmim.views.colour
+    assert (colour.saturation, colour.blur, colour.solarise) == (0.2, 0.1, 0.2)
+    assert (conmim.betas, conmim.exempt, conmim.clip_grad) == ((0.9, 0.98), "beit", 1.0)
+    assert (cmae.betas, cmae.exempt, cmae.clip_grad) == ((0.9, 0.95), "one_dim", None)
+    views = {"colour": {"blur": 0.3}}
+    own = parsed(env, pretrain={"method": {"name": "conmim"}, "views": views, "clip_grad": 3.0})
+    assert own["pretrain"].clip_grad == 3.0
+    assert (own["pretrain"].views.colour.blur, own["pretrain"].views.colour.solarise) == (0.3, 0.2)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("env", ["base", "smoke", "tiny_imagenet", "folder"])
 def test_every_method_can_be_chosen_by_its_name(env: str, method: str) -> None:

@@ -54,7 +54,7 @@ def test_parameters_are_named_in_the_file_that_holds_them() -> None:
     }
     assert pretrain == {
         "conf/base/parameters_pretrain.yml": ["pretrain"],
-        "conf/base/parameters_methods.yml": ["methods"],
+        "conf/base/parameters_methods.yml": ["methods", "recipes"],
         "conf/base/parameters.yml": ["seed"],
     }
     assert stages["probe"]["params"] == [{"conf/base/parameters_probe.yml": ["probe"]}]
