@@ -1,6 +1,7 @@
 """What people take away: encoder weights with the manifest that says what they are."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,14 @@ def make_bundle(
     }
     # A fresh copy: a target network is frozen, and what people take away must not be.
     return EncoderBundle(encoder.resized(encoder.image_size), manifest)
+
+
+def write_beside(path: Path, manifest: Mapping[str, Any]) -> Path:
+    """Write what `path` is to a file of its name ending in `.manifest.json`; returns that file."""
+    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+    beside = path.with_suffix(".manifest.json")
+    beside.write_text(text + "\n", encoding="utf-8")
+    return beside
 
 
 def random_init_bundle(bundle: EncoderBundle) -> EncoderBundle:

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+#: Similarities held at once; a chunk of queries is as large as this allows.
+_MAX_SIMILARITIES = 2**26
+
 
 def knn_votes(
     train: Tensor,
@@ -17,22 +20,44 @@ def knn_votes(
 
     Cosine similarity of L2-normalised features (N, D) and (M, D); each neighbour votes with weight
     exp(similarity / temperature), relative to the nearest one's: that is 1. Exact, in chunks of
-    queries.
+    queries. Of equally similar neighbours the first in `train` are taken; fewer than k vote where
+    `train` has fewer.
     """
     gallery = F.normalize(train, dim=1)
+    rows = max(1, min(1024, _MAX_SIMILARITIES // len(gallery)))
     votes = []
-    for queries in torch.split(F.normalize(test, dim=1), 1024):
-        similarity, neighbours = (queries @ gallery.T).topk(min(k, len(gallery)), dim=1)
+    for queries in torch.split(F.normalize(test, dim=1), rows):
+        similarity, neighbours = _nearest(queries @ gallery.T, min(k, len(gallery)))
         # Relative, because exp(1 / temperature) overflows below a temperature of 0.012.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        vote = torch.zeros(len(queries), num_classes)
+        vote = queries.new_zeros(len(queries), num_classes)
         votes.append(vote.scatter_add_(1, labels[neighbours], weight))
     return torch.cat(votes)
 
 
+def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, falling, and where they are; of equal ones the first."""
+    largest, places = similarity.topk(k, dim=1)
+    # topk may take any of several equal values, so rows with one too many are sorted.
+    tied = (similarity >= largest[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        ordered = similarity[tied].sort(dim=1, descending=True, stable=True)
+        largest[tied], places[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return largest, places
+
+
 def top1(scores: Tensor, labels: Tensor) -> float:
     """Share of rows whose largest score is at the label, in percent."""
-    return float((scores.argmax(dim=1) == labels).float().mean()) * 100
+    return top(scores, labels, 1)
+
+
+def top(scores: Tensor, labels: Tensor, count: int) -> float:
+    """Share of rows whose label is among the `count` largest scores, in percent.
+
+    Of equal scores the lower class comes first; a label of -1 is never found.
+    """
+    ranked = scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return 100 * int((ranked == labels[:, None]).any(dim=1).sum()) / max(len(labels), 1)
 
 
 def standardise(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

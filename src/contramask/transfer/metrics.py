@@ -1,7 +1,7 @@
 """Metrics of the dense tasks: one confusion matrix, and COCO's average precision."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,17 +17,25 @@ log = logging.getLogger(__name__)
 #: The semantic value that is neither learnt nor counted.
 IGNORE_INDEX = 255
 
-#: The first of COCOeval's statistics, in their order.
-_COCO_STATS = ("ap", "ap50", "ap75")
+#: What COCO compares with the truth: boxes or masks.
+IouType = Literal["bbox", "segm"]
+
+#: COCO's twelve numbers in COCOeval's order, under the field's names.
+COCO_METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
 
 
-def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+def confusion_matrix(
+    truth: Tensor, predicted: Tensor, num_classes: int, ignore: int = IGNORE_INDEX
+) -> Tensor:
     """Count pixels by (true, predicted) class: (K, K) int64, rows true.
 
-    `truth` and `predicted` are integer tensors of one shape; pixels whose truth is 255 are left
-    out. Raises `ValueError` when a counted value is no class.
+    `truth` and `predicted` are integer tensors of one shape; pixels whose truth is `ignore` are
+    left out. Raises `ValueError` when a counted value is no class.
     """
-    counted = truth != IGNORE_INDEX
+    counted = truth != ignore
     true, pred = truth[counted].to(torch.int64), predicted[counted].to(torch.int64)
     for name, values in (("truth", true), ("prediction", pred)):
         if len(values) and int(values.max()) >= num_classes:
@@ -36,11 +44,24 @@ def confusion_matrix(truth: Tensor, predicted: Tensor, num_classes: int) -> Tens
     return cells.reshape(num_classes, num_classes)
 
 
+def confusion_with_gaps(
+    truth: Tensor, predicted: Tensor, num_classes: int, ignore: int = IGNORE_INDEX
+) -> Tensor:
+    """As `confusion_matrix`, (K, K+1): the last column counts pixels predicted as `ignore`.
+
+    Such a pixel is missed by its true class and claimed by none.
+    """
+    gap = torch.full_like(predicted, num_classes)
+    closed = torch.where(predicted == ignore, gap, predicted)
+    return confusion_matrix(truth, closed, num_classes + 1, ignore)[:num_classes]
+
+
 def segmentation_scores(confusion: Tensor) -> dict[str, float]:
     """mIoU, mean class accuracy, pixel accuracy and frequency-weighted IoU in percent.
 
-    Counts are pooled over the data set. IoU is averaged over classes that occur in truth or
-    prediction, accuracy over classes that occur in truth. Without any pixel all are 0.
+    `confusion` is (K, K), or (K, K+1) of `confusion_with_gaps`. Counts are pooled over the data
+    set. IoU is averaged over classes that occur in truth or prediction, accuracy over classes that
+    occur in truth. Without any pixel all are 0.
     """
     iou, accuracy, share = _per_class(confusion)
     total = float(confusion.sum())
@@ -61,7 +82,7 @@ def per_class_table(confusion: Tensor, names: Sequence[str]) -> pd.DataFrame:
 
 def _per_class(confusion: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = confusion.cpu().numpy().astype(np.float64)
-    hit, true, pred = counts.diagonal(), counts.sum(1), counts.sum(0)
+    hit, true, pred = counts.diagonal(), counts.sum(1), counts.sum(0)[: len(counts)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return hit / (true + pred - hit), hit / true, true / counts.sum()
 
@@ -120,7 +141,7 @@ class CocoScores:
 
 
 def coco_scores(
-    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: Literal["bbox", "segm"]
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: IouType
 ) -> CocoScores:
     """Average precision of boxes or masks over all areas, at most 100 detections an image.
 
@@ -129,17 +150,40 @@ def coco_scores(
     """
     wanted = "bbox" if kind == "bbox" else "segmentation"
     keys = ("image_id", "category_id", "score", wanted)
-    reference = COCO(dict(truth))
-    found = reference.loadRes([{key: result[key] for key in keys} for result in results])
-    evaluation = COCOeval_faster(reference, found, iouType=kind, print_function=log.debug)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    overall = {name: _percent(evaluation.stats[i]) for i, name in enumerate(_COCO_STATS)}
+    evaluation = _evaluated(truth, ({key: result[key] for key in keys} for result in results), kind)
+    standard = _standard(evaluation)
+    overall = {name.lower(): _percent(standard[name]) for name in ("AP", "AP50", "AP75")}
     # (IoU thresholds, recalls, classes, areas, detection limits): all areas, the largest limit
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     by_class = [_percent(p[p > -1].mean() if (p > -1).any() else -1) for p in precision.T]
     return CocoScores(overall, by_class)
+
+
+def coco_standard(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: IouType
+) -> dict[str, float]:
+    """`COCO_METRICS` as COCO prints them: fractions of 1, and -1 where nothing could be measured.
+
+    Results are taken as they are, as pycocotools does: one that has both a box and a mask belongs
+    to the size of its box, also where masks are compared.
+    """
+    return _standard(_evaluated(truth, (dict(result) for result in results), kind))
+
+
+def _evaluated(
+    truth: Mapping[str, Any], results: Iterable[dict[str, Any]], kind: IouType
+) -> COCOeval_faster:
+    reference = COCO(dict(truth))
+    found = reference.loadRes(list(results))
+    evaluation = COCOeval_faster(reference, found, iouType=kind, print_function=log.debug)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def _standard(evaluation: COCOeval_faster) -> dict[str, float]:
+    return {name: float(evaluation.stats[i]) for i, name in enumerate(COCO_METRICS)}
 
 
 def _percent(value: float) -> float:

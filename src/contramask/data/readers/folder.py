@@ -58,6 +58,11 @@ def read(config: DatasetConfig) -> Source:
     return Source(root.name or "folder", records, [splits[i] for i in kept], classes, facts=facts)
 
 
+def list_images(root: Path) -> list[tuple[str, Path]]:
+    """All image files under a folder at any depth: (name inside it, file), sorted by name."""
+    return sorted((image.name, image.file) for image in _images(root, Counter()))
+
+
 def _checked_root(given: Path | None) -> Path:
     example = "give the folder that holds the images, for example dataset.root=data/01_raw/images"
     if given is None:
