@@ -8,6 +8,9 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
+from contramask.commands import bench
+from contramask.startup import tune_process
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: bad usage)."""
@@ -18,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parity.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parity.set_defaults(run=_parity)
+    for module in (bench,):
+        module.add(commands)
     options = parser.parse_args(arguments)
+    tune_process()  # before a command imports torch
     try:
         return int(options.run(options))
     except (ValueError, OSError) as error:
