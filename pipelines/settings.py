@@ -2,8 +2,10 @@
 
 import os
 
+from contramask.startup import tune_process
+
 # Before torch, albumentations and mlflow are imported: they read these once.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads halve shared machines
+tune_process()
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")

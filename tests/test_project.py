@@ -23,14 +23,15 @@ LAYERS = [
 ]
 #: Parts of the library from the ground up; a part imports from its own floor and those below.
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(["typed", "draws", "results", "tracker", "progress"], 0),
+    **dict.fromkeys(["typed", "draws", "results", "tracker", "progress", "startup"], 0),
     **dict.fromkeys(["masking", "losses", "ema"], 0),
     **dict.fromkeys(["data", "report"], 1),
     "models": 2,
     **dict.fromkeys(["methods", "boxes"], 3),
     **dict.fromkeys(["train", "interop"], 4),
     "transfer": 5,
-    **dict.fromkeys(["config", "cli", "commands", "bench"], 6),
+    **dict.fromkeys(["config", "bench"], 6),
+    **dict.fromkeys(["commands", "cli"], 7),
 }
 #: On one floor, but not to be mixed: a report reads the data, never the other way round.
 FORBIDDEN_EDGES = {("data", "report")}

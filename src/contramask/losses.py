@@ -14,9 +14,10 @@ def normalise_patches(patches: Tensor) -> Tensor:
 
     The variance is the unbiased estimator and 1e-6 is added to it, as in the released code.
     """
-    mean = patches.mean(dim=-1, keepdim=True)
-    variance = patches.var(dim=-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    centred = patches - patches.mean(dim=-1, keepdim=True)
+    # torch's own `var` takes several times as long on a processor.
+    variance = centred.square().sum(dim=-1, keepdim=True) / (patches.shape[-1] - 1)
+    return centred * (variance + 1e-6).rsqrt()
 
 
 def pixel_loss(pred: Tensor, target: Tensor) -> Tensor:

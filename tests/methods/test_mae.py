@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from contramask.draws import image_keys, uniform
-from contramask.masking import random_mask
+from contramask.masking import random_mask, take_tokens
 from contramask.methods import build_method
 from contramask.methods.base import MASK_STREAM, Method, StepOutput
 from contramask.methods.mae import MAE, MAEConfig
@@ -93,12 +93,24 @@ def test_the_target_is_normalised_or_plain_as_configured() -> None:
 
 def test_the_loss_ignores_the_targets_of_visible_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     method, batch = tiny(), batch_of()
-    hidden = method.draw_mask(batch).mask[..., None]
-    target, honest = method.target, float(method(batch).loss.detach())
-    monkeypatch.setattr(method, "target", lambda v: torch.where(hidden, target(v), 1e6))
+    asked: list[Tensor] = []
+
+    def target(view: Tensor, ids: Tensor | None = None) -> Tensor:
+        assert ids is not None
+        asked.append(ids)
+        return MAE.target(method, view, ids)
+
+    honest = float(method(batch).loss.detach())
+    monkeypatch.setattr(method, "target", target)
     assert float(method(batch).loss.detach()) == honest
-    monkeypatch.setattr(method, "target", lambda v: torch.where(hidden, 1e6, target(v)))
-    assert float(method(batch).loss.detach()) > 1e9
+    assert torch.equal(asked[0], method.draw_mask(batch).ids_hide)
+
+
+def test_targets_of_some_patches_are_those_of_all_picked() -> None:
+    method, batch = tiny(), batch_of()
+    ids = method.draw_mask(batch).ids_hide
+    expected = take_tokens(method.target(batch["view"]), ids)
+    assert torch.equal(method.target(batch["view"], ids), expected)
 
 
 def test_hidden_pixels_change_the_target_but_never_the_prediction() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor
 
 from contramask.masking import PatchMask, random_mask, take_tokens
@@ -60,15 +61,31 @@ def test_the_hidden_loss_gives_visible_and_class_outputs_no_gradient() -> None:
     states: list[Tensor] = []
 
     def keep(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        output.retain_grad()
         states.append(output)
 
     built.norm.register_forward_hook(keep)
     built.predict_hidden(tokens, mask).square().mean().backward()
-    gradient = states[0].grad
-    assert gradient is not None
-    assert not gradient[:, :5].any()
-    assert (gradient[:, 5:].abs().sum(dim=-1) > 0).all()
+    assert states[0].shape == (2, 8, 16)  # not even computed
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "explicit"])
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_leaving_unread_tokens_out_of_the_last_block_changes_nothing(
+    fused: bool, drop_path: float
+) -> None:
+    built, (tokens, mask) = decoder(), tokens_and_mask()
+    for block in built.blocks:
+        block.attn.fused_attn = fused
+        block.drop_path1 = block.drop_path2 = DropPath(drop_path)
+    results = []
+    for states in (built.predict_hidden, lambda *given: built.pred(built(*given)[:, 5:])):
+        torch.manual_seed(1)
+        built.zero_grad()
+        out = states(tokens, mask)
+        out.square().mean().backward()
+        gradients = {name: p.grad for name, p in built.named_parameters() if p.requires_grad}
+        results.append((out, gradients))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
 
 
 def test_positions_are_fixed_and_the_mask_token_is_small_noise() -> None:

@@ -5,7 +5,6 @@ import torch
 from timm.layers.attention import Attention
 
 from contramask.models.encoder import EncoderConfig, VisionEncoder
-from contramask.train import device
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.typed import ConfigError, parse
 
@@ -109,15 +108,3 @@ def test_both_forms_of_attention_agree_in_fp32() -> None:
 def test_machine_name_says_what_was_measured_on() -> None:
     assert f"torch {torch.__version__}" in machine_name()
     assert "cores" in machine_name()
-
-
-def test_memory_tuning_is_left_out_where_there_is_no_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def refuse(name: str) -> None:
-        asked.append(name)
-        raise OSError("no such library")
-
-    monkeypatch.setattr(device.ctypes, "CDLL", refuse)
-    assert pick_machine(LaunchConfig(device="cpu")).device == CPU
-    assert asked == ["libc.so.6"]

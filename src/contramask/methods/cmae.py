@@ -94,9 +94,10 @@ class CMAE(Method):
             noise = uniform(batch["key"], MASK_STREAM, num_cells(grid, block))
         return block_mask(noise, self.config.mask_ratio, grid, block)
 
-    def target(self, view: Tensor) -> Tensor:
-        """Normalised pixels of every patch, (B, L, P); the released head always normalises."""
-        return normalise_patches(patchify(view, self.encoder.patch_size))
+    def target(self, view: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Normalised pixels of every patch or of `ids` (B, n), (B, n, P); as released, always."""
+        patches = patchify(view, self.encoder.patch_size)
+        return normalise_patches(patches if ids is None else take_tokens(patches, ids))
 
     @torch.no_grad()
     def target_key(self, target_view: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class CMAE(Method):
         mask = self.draw_mask(batch)
         tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)  # (B, 1+V, D)
         pred = self.pixel_decoder.predict_hidden(tokens, mask)  # (B, L-V, P)
-        recon = pixel_loss(pred, take_tokens(self.target(batch["view"]), mask.ids_hide))
+        recon = pixel_loss(pred, self.target(batch["view"], mask.ids_hide))
         feature = self.feature_decoder.predict_mean(tokens, mask)  # (B, D)
         query = self.predictor(self.projector(feature))  # (B, d)
         key = self.target_key(batch["target_view"])

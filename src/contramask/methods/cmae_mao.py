@@ -157,15 +157,17 @@ class CMAEMao(Method):
         asked = take_tokens(tokens[:, 1:], told.ids_hide)
         return _Reading(view, mask, tokens, asked, ids.gather(1, told.ids_hide))
 
-    def target(self, view: Tensor) -> Tensor:
-        """What the decoder should output for every patch, (B, L, P)."""
+    def target(self, view: Tensor, ids: Tensor | None = None) -> Tensor:
+        """What the decoder should output for every patch or for `ids` (B, n): (B, n, P)."""
         patches = patchify(view, self.encoder.patch_size)
+        if ids is not None:
+            patches = take_tokens(patches, ids)
         return normalise_patches(patches) if self.config.norm_pix_loss else patches
 
     def recon_loss(self, reading: _Reading, states: Tensor) -> Tensor:
-        """MAE's loss of one view from its decoder states (B, 1+L, width)."""
-        pred = self.pixel_decoder.pred(states[:, reading.tokens.shape[1] :])  # (B, L-V, P)
-        return pixel_loss(pred, take_tokens(self.target(reading.view), reading.mask.ids_hide))
+        """MAE's loss of one view from its decoder states, the hidden patches' last."""
+        pred = self.pixel_decoder.pred(states[:, -reading.mask.ids_hide.shape[1] :])  # (B, L-V, P)
+        return pixel_loss(pred, self.target(reading.view, reading.mask.ids_hide))
 
     def position_loss(self, reading: _Reading) -> Tensor:
         """The loss of naming the places of one view's asked tokens."""
@@ -199,8 +201,10 @@ class CMAEMao(Method):
         config = self.config
         readings = self.read_views(batch)
         shown = readings if config.recon_views == "both" else readings[:1]
-        decoded = readings if config.con_site == "sdmae_branch" else shown
-        states = [self.pixel_decoder(each.tokens, each.mask) for each in decoded]
+        if config.con_site == "sdmae_branch":  # reads what the decoder makes of all patches
+            states = [self.pixel_decoder(each.tokens, each.mask) for each in readings]
+        else:
+            states = [self.pixel_decoder.hidden(each.tokens, each.mask) for each in shown]
         parts = {"recon_loss": [self.recon_loss(shown[i], states[i]) for i in range(len(shown))]}
         weights = {"recon_loss": 1.0}
         if config.position != "none":

@@ -55,9 +55,11 @@ class MAE(Method):
             noise = uniform(batch["key"], MASK_STREAM, self.encoder.num_patches)
         return random_mask(noise, self.config.mask_ratio)
 
-    def target(self, view: Tensor) -> Tensor:
-        """What the decoder should output for every patch, (B, L, P)."""
+    def target(self, view: Tensor, ids: Tensor | None = None) -> Tensor:
+        """What the decoder should output for every patch or for `ids` (B, n): (B, n, P)."""
         patches = patchify(view, self.encoder.patch_size)
+        if ids is not None:
+            patches = take_tokens(patches, ids)
         return normalise_patches(patches) if self.config.norm_pix_loss else patches
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -65,7 +67,7 @@ class MAE(Method):
         mask = self.draw_mask(batch)
         tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)  # (B, 1+V, D)
         pred = self.pixel_decoder.predict_hidden(tokens, mask)  # (B, L-V, P)
-        loss = pixel_loss(pred, take_tokens(self.target(batch["view"]), mask.ids_hide))
+        loss = pixel_loss(pred, self.target(batch["view"], mask.ids_hide))
         return StepOutput(loss, {"recon_loss": loss.detach()})
 
     @torch.no_grad()

@@ -3,13 +3,47 @@
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from timm.layers.attention import Attention
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from contramask.masking import PatchMask, take_tokens
 from contramask.models.encoder import Size, mae_init, sincos_positions
 from contramask.typed import STRICT
+
+
+class ReadoutBlock(Block):
+    """timm's block that can compute its last tokens only; the same parameters, the same values.
+
+    Every token is still attended to; queries, projection and perceptron are left out for those
+    that nobody reads.
+    """
+
+    def forward(self, states: Tensor, start: int = 0) -> Tensor:  # type: ignore[override]
+        """Tokens from number `start` on, (B, N - start, D), of states (B, N, D)."""
+        if not start:
+            return super().forward(states)  # type: ignore[no-any-return]
+        mixed = _attend(self.attn, self.norm1(states), start)
+        asked = states[:, start:] + self.drop_path1(self.ls1(mixed))
+        made: Tensor = self.drop_path2(self.ls2(self.mlp(self.norm2(asked))))
+        return asked + made
+
+
+def _attend(attn: Attention, tokens: Tensor, start: int) -> Tensor:
+    """Self-attention of tokens (B, N, D) for queries from `start` on: (B, N - start, D)."""
+    width = tokens.shape[2]
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    shape = (len(tokens), -1, attn.num_heads, width // attn.num_heads)
+    query = F.linear(tokens[:, start:], weight[:width], bias[:width]).view(shape).transpose(1, 2)
+    both = F.linear(tokens, weight[width:], bias[width:]).view(*shape[:2], 2, *shape[2:])
+    key, value = both.permute(2, 0, 3, 1, 4)  # (B, heads, N, head width)
+    if attn.fused_attn:
+        mixed = F.scaled_dot_product_attention(query, key, value)
+    else:
+        mixed = ((query * attn.scale) @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+    return attn.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,8 +82,8 @@ class TokenDecoder(nn.Module):
         self.pos_embed = nn.Parameter(sincos_positions(width, grid_size), requires_grad=False)
         self.blocks = nn.Sequential(
             *(
-                Block(width, config.num_heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
-                for _ in range(config.depth)
+                kind(width, config.num_heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
+                for kind in [Block] * (config.depth - 1) + [ReadoutBlock]
             )
         )
         self.norm = LayerNorm(width, eps=1e-6)
@@ -59,17 +93,30 @@ class TokenDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, mask: PatchMask) -> Tensor:
         """Decode encoder tokens (B, 1+V, D) to normed states (B, 1+L, width), hidden ones last."""
+        return self.norm(self.blocks(self._placed(tokens, mask)))  # type: ignore[no-any-return]
+
+    def _placed(self, tokens: Tensor, mask: PatchMask) -> Tensor:
+        """What the first block reads, (B, 1+L, width): class, visible, then hidden tokens."""
         seen = self.embed(tokens)
         positions = self.pos_embed[:, 1:].expand(len(seen), -1, -1)
         hidden = self.mask_token.to(seen.dtype) + take_tokens(positions, mask.ids_hide)
         visible = seen[:, 1:] + take_tokens(positions, mask.ids_keep)
-        states = torch.cat([seen[:, :1] + self.pos_embed[:, :1], visible, hidden], dim=1)
-        return self.norm(self.blocks(states))  # type: ignore[no-any-return]
+        return torch.cat([seen[:, :1] + self.pos_embed[:, :1], visible, hidden], dim=1)
+
+    def hidden(self, tokens: Tensor, mask: PatchMask) -> Tensor:
+        """The hidden patches' normed states (B, L-V, width), in the order of `mask.ids_hide`.
+
+        The last block is not computed for other tokens.
+        """
+        states = self._placed(tokens, mask)
+        *first, last = self.blocks
+        for block in first:
+            states = block(states)
+        return self.norm(last(states, tokens.shape[1]))  # type: ignore[no-any-return]
 
     def predict_hidden(self, tokens: Tensor, mask: PatchMask) -> Tensor:
         """Outputs for the hidden patches, (B, L-V, out_dim), in the order of `mask.ids_hide`."""
-        num_seen = tokens.shape[1]
-        return self.pred(self(tokens, mask)[:, num_seen:])  # type: ignore[no-any-return]
+        return self.pred(self.hidden(tokens, mask))  # type: ignore[no-any-return]
 
     def predict_mean(self, tokens: Tensor, mask: PatchMask) -> Tensor:
         """The mean output over all patches, (B, out_dim); the last layer being linear."""

@@ -1,6 +1,5 @@
 """Where and how precisely to compute, and the settings that make a processor fast."""
 
-import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from timm.layers.attention import Attention
 from timm.models.beit import Attention as BeitAttention
 from torch import nn
 
+from contramask.startup import keep_freed_memory
 from contramask.typed import STRICT
 
 Precision = Literal["bf16", "fp32"]
@@ -51,7 +51,7 @@ def pick_machine(config: LaunchConfig) -> Machine:
     if config.precision != "auto":
         precision = config.precision
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     return Machine(device, precision)
@@ -97,14 +97,3 @@ def _fast_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
-
-
-def _keep_freed_memory() -> None:
-    """Ask glibc to keep freed blocks: page faults on each large tensor cost 4-16 % of a step."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, -1)
-    except (OSError, AttributeError):  # not glibc: nothing to tune
-        return

@@ -105,6 +105,31 @@ def fit(
     return pd.DataFrame(run.rows)
 
 
+def train_step(
+    model: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    machine: Machine,
+    progress: float,
+    clip_grad: float | None = None,
+) -> StepOutput:
+    """One update: forward, backward, optimiser, target networks; nothing in it waits for a device.
+
+    `progress` in (0, 1] is the share of the training done after this step.
+    """
+    with machine.autocast():
+        output: StepOutput = model(batch)
+    optimizer.zero_grad(set_to_none=True)
+    output.loss.backward()  # type: ignore[no-untyped-call]
+    if clip_grad is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
+    optimizer.step()
+    if after_step := getattr(model, "after_step", None):
+        after_step(progress)
+    return output
+
+
 class _Run:
     """The state of one call of `fit`."""
 
@@ -148,17 +173,9 @@ class _Run:
         factor = plan.factor_at(self.step)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        with plan.machine.autocast():
-            output: StepOutput = self.model(batch)
-        optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        if plan.clip_grad is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, plan.clip_grad)
-        optimizer.step()
+        progress = (self.step + 1) / self.total
+        output = train_step(self.model, batch, optimizer, plan.machine, progress, plan.clip_grad)
         self.step += 1
-        if after_step := getattr(self.model, "after_step", None):
-            after_step(self.step / self.total)
         self.meter.add(output)
         last = self.step == self.total
         if last or self.step % plan.log_every == 0:

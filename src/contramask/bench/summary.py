@@ -1,0 +1,147 @@
+"""From turns to numbers: medians, spreads, ratios of the same round, and one plain record."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from contramask.bench.measure import Bench, Measured
+from contramask.bench.ours import OURS
+from contramask.bench.sizes import BenchConfig
+from contramask.results import code_revision, today
+from contramask.train.device import Machine, machine_name
+from contramask.typed import to_plain
+
+_PACKAGES = ("torch", "timm", "transformers", "lightly")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and the 10th and 90th percentile of some turns."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        low, median, high = np.percentile(values, [10, 50, 90])
+        return cls(float(median), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster ours is than `peer`, by the clock and by processor time.
+
+    Formed round by round, so that what slows a whole round down cancels out.
+    """
+
+    peer: str
+    wall: Spread
+    cpu: Spread
+
+
+def ratios(bench: Bench) -> list[Ratio]:
+    """Ours as we train against every other program's variants; empty if there is no peer."""
+    ours = next(one for one in bench.variants if one.variant.setting == OURS)
+    peers = [one for one in bench.variants if one.variant.whose != ours.variant.whose]
+    return [
+        Ratio(p.variant.name, _ratio(ours.wall, p.wall), _ratio(ours.cpu, p.cpu)) for p in peers
+    ]
+
+
+def _ratio(ours: list[float], peer: list[float]) -> Spread:
+    return Spread.of([theirs / own for own, theirs in zip(ours, peer, strict=True)])
+
+
+def failed(bench: Bench) -> list[Measured]:
+    """Variants whose loss left the float32 reference."""
+    return [one for one in bench.variants if one.check is not None and not one.check.passed]
+
+
+def rate(one: Measured, config: BenchConfig) -> Spread:
+    """Images a second."""
+    return Spread.of([config.batch_size / seconds for seconds in one.wall])
+
+
+def cpu_rate(one: Measured, config: BenchConfig) -> Spread:
+    """Images a processor second: what a core does, whatever else the machine is busy with."""
+    return Spread.of([config.batch_size / seconds for seconds in one.cpu])
+
+
+def flop_rate(one: Measured, config: BenchConfig) -> float:
+    """The model's FLOP/s."""
+    return rate(one, config).median * one.variant.flops_per_image
+
+
+def machine_peak(bench: Bench) -> float:
+    """FLOP/s of a large matrix product in the fastest precision."""
+    return max(Spread.of(rates).median for rates in bench.peaks.values())
+
+
+def record(
+    bench: Bench, config: BenchConfig, machine: Machine, load: list[float]
+) -> dict[str, Any]:
+    """Everything measured and the settings it was measured under, as plain values for JSON."""
+    return {
+        "config": to_plain(config),
+        "method": to_plain(config.method_config()),
+        "machine": settings(machine, load),
+        "matmul_flops": bench.peaks,
+        "variants": [_plain(one, bench, config) for one in bench.variants],
+        "ratios": [asdict(ratio) for ratio in ratios(bench)],
+        "failed": [one.variant.name for one in failed(bench)],
+    }
+
+
+def settings(machine: Machine, load: list[float]) -> dict[str, Any]:
+    """What decides about speed beside the code; load: before and after, one-minute averages."""
+    installed = {name: _version(name) for name in _PACKAGES}
+    return {
+        "name": machine_name(),
+        "device": str(machine.device),
+        "precision": machine.precision,
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "allocator": "glibc, freed memory kept" if machine.device.type == "cpu" else "torch",
+        "load": load,
+        "packages": {name: version for name, version in installed.items() if version},
+        "code_revision": code_revision(),
+        "date": today(),
+    }
+
+
+def load_average() -> float:
+    """How many processes wanted to run in the last minute."""
+    return os.getloadavg()[0]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _plain(one: Measured, bench: Bench, config: BenchConfig) -> dict[str, Any]:
+    speed = flop_rate(one, config)
+    return {
+        "name": one.variant.name,
+        "images_per_s": asdict(rate(one, config)),
+        "images_per_cpu_s": asdict(cpu_rate(one, config)),
+        "flops_per_image": one.variant.flops_per_image,
+        "flops_per_s": speed,
+        "share_of_peak": speed / machine_peak(bench),
+        "data_wait": Spread.of(one.wait).median,
+        "peak_memory_bytes": one.memory,
+        "losses": one.losses,
+        "loss_reference": one.variant.reference,
+        "loss_difference": one.check.difference if one.check else None,
+        "loss_ok": one.check.passed if one.check else None,
+        "rounds": {"steps": one.steps, "wall_s": one.wall, "cpu_s": one.cpu, "wait": one.wait},
+    }

@@ -1,0 +1,87 @@
+"""The tables `contramask bench` prints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from contramask.bench.measure import Bench, Measured
+from contramask.bench.sizes import BenchConfig
+from contramask.bench.summary import (
+    Spread,
+    cpu_rate,
+    flop_rate,
+    machine_peak,
+    rate,
+    ratios,
+)
+from contramask.bench.variant import CHECK_TOLERANCE
+
+
+def speed_table(bench: Bench, config: BenchConfig) -> Table:
+    """One row a variant: speed, work, share of the machine's peak, memory, loss check."""
+    title = (
+        f"{config.method}, {config.arch} patch {config.patch_size}, {config.image_size} px, "
+        f"batch {config.batch_size}"
+    )
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("step", no_wrap=True)
+    heads = ("img/s", "p10-p90", "img/cpu-s", "GFLOP/s", "of peak", "wait", "MB", "loss", "check")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in bench.variants:
+        table.add_row(one.variant.name, *_speed_cells(one, bench, config))
+    return table
+
+
+def _speed_cells(one: Measured, bench: Bench, config: BenchConfig) -> list[str]:
+    speed, flops = rate(one, config), flop_rate(one, config)
+    memory = "-" if one.memory is None else f"{one.memory / 2**20:.0f}"
+    return [
+        f"{speed.median:.0f}",
+        f"{speed.low:.0f}-{speed.high:.0f}",
+        f"{cpu_rate(one, config).median:.0f}",
+        f"{flops / 1e9:.0f}",
+        f"{flops / machine_peak(bench):.0%}",
+        f"{Spread.of(one.wait).median:.1%}" if any(one.wait) else "-",
+        memory,
+        f"{one.losses[-1]:.3f}",
+        _check_cell(one),
+    ]
+
+
+def _check_cell(one: Measured) -> str:
+    if one.check is None:
+        return "-"
+    verdict = "ok" if one.check.passed else f"FAILED (over {CHECK_TOLERANCE:.0%})"
+    return f"{one.check.difference:.1%} {verdict}"
+
+
+def ratio_table(bench: Bench) -> Table:
+    """How many times faster ours is than each peer in each setting."""
+    table = Table(title="ours as we train / peer", title_justify="left", box=None, padding=(0, 1))
+    table.add_column("peer", no_wrap=True)
+    for head in ("times", "p10-p90", "by cpu time", "p10-p90"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for ratio in ratios(bench):
+        table.add_row(ratio.peer, *_ratio_cells(ratio.wall), *_ratio_cells(ratio.cpu))
+    return table
+
+
+def _ratio_cells(spread: Spread) -> tuple[str, str]:
+    return f"{spread.median:.2f}x", f"{spread.low:.2f}-{spread.high:.2f}"
+
+
+def machine_lines(whole: Mapping[str, Any]) -> str:
+    """What the numbers were measured on and under."""
+    machine = whole["machine"]
+    peaks = {name: Spread.of(rates).median / 1e9 for name, rates in whole["matmul_flops"].items()}
+    found = ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items())
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    before, after = machine["load"]
+    return (
+        f"{machine['name']}; {machine['threads']} threads, OpenMP waiting "
+        f"{machine['omp_wait_policy'].lower()}, {machine['allocator']}\n"
+        f"matmul peak in GFLOP/s: {found}; load {before:.1f} before, {after:.1f} after\n"
+        f"{versions}; revision {machine['code_revision']}, {machine['date']}"
+    )
