@@ -156,7 +156,7 @@ def test_duplicates_within_and_across_splits_are_named(tmp_path: Path) -> None:
     )
     found = built.card["duplicates"]
     assert (found["within_train"], found["within_val"], found["across"]) == (1, 0, 1)
-    assert found["examples"] == [["train/a.png", "train/b.png", "val/c.png"]]
+    assert found["examples"] == [["train/a.png", "val/c.png", "train/b.png"]]
 
 
 def test_card_sums_up(tmp_path: Path) -> None:
