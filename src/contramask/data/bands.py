@@ -1,8 +1,10 @@
 """Images of any number of channels: arrays saved by numpy and multi-band or multi-page TIFF."""
 
 import io
+import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -32,13 +34,26 @@ def read_tiff(data: bytes) -> np.ndarray:
     """The first series of a TIFF file as (H, W, C), pages as channels; raises `ValueError`."""
     import tifffile  # slow to import, and few data sets need it
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it complains without a file's name
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         series = file.series[0]
         if series.dtype is None or series.dtype.kind not in "buif":
             raise ValueError("it does not hold numbers")
         _check(series.shape, series.dtype.itemsize, _MAX_BYTES)
+        if _last_byte(series) > len(data):  # tifffile would fill the rest with zeros
+            raise ValueError("it ends before its pixels do")
         values: np.ndarray = series.asarray()
     return _channels_last(values)
+
+
+def _last_byte(series: Any) -> int:
+    """Where the last of the pixels' bytes should be."""
+    ends = [0]
+    for page in series.pages:
+        if page is None:
+            raise ValueError("one of its pages is missing")
+        ends += [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    return max(ends)
 
 
 def _check(shape: Sequence[int], itemsize: int, available: int) -> None:

@@ -81,7 +81,7 @@ _OWNERS: dict[str, tuple[str, ...]] = {
     "masks": ("coco", "mask_pairs"),
     "classes_file": ("coco", "mask_pairs", "webdataset"),
     "image_column": _TABLES,
-    "label_column": _TABLES,
+    "label_column": (*_TABLES, "webdataset"),
     "split_column": _TABLES,
     "dataset_id": ("huggingface",),
 }

@@ -73,12 +73,12 @@ class FileTree:
         return [n for n in found if not suffixes or PurePosixPath(n).suffix.lower() in suffixes]
 
     def holders(self, folder: str) -> list[str]:
-        """Where folders of this name lie: "" for root itself, else the path of their parent."""
+        """Where folders of this name lie: "" for root itself, else their parent, ending in /."""
         inside, there = f"/{folder}/", set()
         for name in self.names:
             before, found, _ = f"/{name}".partition(inside)
             if found:
-                there.add(before[1:])
+                there.add(f"{before}/"[1:])
         return sorted(there)
 
     def _mount(self, path: Path, start: str) -> None:
@@ -88,12 +88,13 @@ class FileTree:
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
             self.closed["zip file that cannot be opened"] += 1
             return
-        names = [info.filename for info in listed if _is_shown(info.filename)]
-        if start and names and all(name.startswith(start) for name in names):
+        members = {info.filename.replace("\\", "/"): info.filename for info in listed}
+        members = {name: member for name, member in members.items() if _is_shown(name)}
+        if start and members and all(name.startswith(start) for name in members):
             start = ""  # images.zip holding images/...: no images/images
         self._archives[path] = archive
-        for name in names:
-            self._members.setdefault(start + name, (path, name))
+        for name, member in members.items():
+            self._members.setdefault(start + name, (path, member))
 
 
 def _unused(name: str, taken: dict[str, Path]) -> str:

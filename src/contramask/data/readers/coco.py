@@ -42,18 +42,7 @@ class _Image:
 def read(config: DatasetConfig) -> Source:
     """Read the annotations under `config.root`; raises `ValueError` where they do not fit."""
     tree = given_tree(config.root, "coco", _WANTED)
-    facts: dict[str, Any] = {"images_missing": 0}
-    images: list[_Image] = []
-    names: dict[int, str] = {}
-    files = _annotation_files(tree, config)
-    for file in files:
-        images += _images_of(tree, config, file, names, facts)
-    facts["annotations"] = files
-    if not images:
-        raise ValueError(
-            f"none of the {facts['images_missing']} images that {', '.join(files)} names lies"
-            f" under dataset.root {tree.root}; name their folder with dataset.images"
-        )
+    images, names, facts = _all_images(tree, config)
     position = {category: i for i, category in enumerate(sorted(names))}
     masked = _count(images, facts)
     semantic = SemanticMasks.find(tree, config)
@@ -82,6 +71,24 @@ def read(config: DatasetConfig) -> Source:
         instance_classes=[names[category] for category in position],
         facts=facts,
     )
+
+
+def _all_images(
+    tree: FileTree, config: DatasetConfig
+) -> tuple[list[_Image], dict[int, str], dict[str, Any]]:
+    """The images of all files, the names of their categories, and facts."""
+    facts: dict[str, Any] = {"images_missing": 0}
+    images: list[_Image] = []
+    names: dict[int, str] = {}
+    facts["annotations"] = files = _annotation_files(tree, config)
+    for file in files:
+        images += _images_of(tree, config, file, names, facts)
+    if not images:
+        raise ValueError(
+            f"none of the {facts['images_missing']} images that {', '.join(files)} names lies"
+            f" under dataset.root {tree.root}; name their folder with dataset.images"
+        )
+    return images, names, facts
 
 
 def recognise(tree: FileTree) -> Layout | None:
