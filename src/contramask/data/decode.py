@@ -30,6 +30,16 @@ _FORMATS = (
 )
 
 
+class WrongChannels(UnreadableImage):
+    """An image that is whole, but has `channels` channels and not those asked for."""
+
+    def __init__(self, channels: int, wanted: int) -> None:
+        self.channels = channels
+        super().__init__(
+            f"has {channels} channels and the store keeps {wanted}; set dataset.channels={channels}"
+        )
+
+
 @dataclass(frozen=True)
 class FileFacts:
     """What is known about an image file; `notes` are sentences about lossy conversions.
@@ -137,9 +147,7 @@ def _with_channels(pixels: np.ndarray, wanted: int) -> np.ndarray:
     if given == 3 and wanted == 1:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY))[..., None]
     if given != wanted:
-        raise UnreadableImage(
-            f"has {given} channels and the store keeps {wanted}; set dataset.channels={given}"
-        )
+        raise WrongChannels(given, wanted)
     return np.ascontiguousarray(pixels)
 
 

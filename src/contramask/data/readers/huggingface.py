@@ -64,7 +64,7 @@ def _joined(
         return partial(_cell, encoded[rows["split"].iat[i]], int(rows["row"].iat[i]), column)
 
     facts = {"dataset_id": config.dataset_id, "image_column": column}
-    name = str(config.dataset_id).replace("/", "-")
+    name = str(config.dataset_id).strip("/").replace("/", "-")
     return row_source(name, rows, image, names, config, facts)
 
 

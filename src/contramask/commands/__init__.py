@@ -1,0 +1,1 @@
+"""Sub-commands of `contramask`: one module each, which adds itself to the command line."""
