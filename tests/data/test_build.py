@@ -3,6 +3,7 @@ import io
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -156,7 +157,7 @@ def test_duplicates_within_and_across_splits_are_named(tmp_path: Path) -> None:
     )
     found = built.card["duplicates"]
     assert (found["within_train"], found["within_val"], found["across"]) == (1, 0, 1)
-    assert found["examples"] == [["train/a.png", "train/b.png", "val/c.png"]]
+    assert found["examples"] == [["train/a.png", "val/c.png", "train/b.png"]]
 
 
 def test_card_sums_up(tmp_path: Path) -> None:
@@ -191,3 +192,39 @@ def test_missing_columns_of_annotation_stay_ignored(tmp_path: Path) -> None:
     assert store["train"].semantic is None
     assert store["train"].instances is None
     assert store["train"].instances_of(0) == []
+
+
+def test_images_of_many_channels_go_through(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "bands").mkdir()
+    for i in range(6):
+        np.save(tmp_path / "bands" / f"{i}.npy", rng.integers(0, 4096, (40, 50, 5), np.uint16))
+    np.save(tmp_path / "bands" / "other.npy", rng.integers(0, 4096, (40, 50, 4), np.uint16))
+    config = DatasetConfig(
+        source="folder", root=tmp_path / "bands", channels=5, value_range=(0, 4095), val_fraction=0
+    )
+    built = build_dataset(config, tmp_path / "work")
+    assert built.store["train"].images.shape == (6, 32, 32, 5)
+    assert len(built.store.manifest["mean"]) == len(built.store.manifest["std"]) == 5
+    pixels = built.store["train"].images.reshape(-1, 5) / 255
+    np.testing.assert_allclose(built.store.manifest["mean"], pixels.mean(axis=0), atol=1e-6)
+    assert built.contact_sheet.shape[2] == 3
+    skipped = built.problems[built.problems["action"] == "skipped"]
+    assert skipped["id"].tolist() == ["other.npy"]
+    assert (built.index["channels"][:6] == 5).all()
+
+
+def test_opencv_keeps_its_threads_for_others(tmp_path: Path) -> None:
+    before = cv2.getNumThreads()
+    build_dataset(DatasetConfig(scenes=ScenesConfig(num_train=9, num_val=2)), tmp_path / "work")
+    assert cv2.getNumThreads() == before
+
+
+def test_val_images_that_are_also_in_train_are_warned_of(tmp_path: Path, caplog) -> None:
+    for name in ("train/a.png", "train/b.png", "val/c.png"):
+        path = tmp_path / "twice" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _picture(0 if name[-5] in "ac" else 1).save(path)
+    build_dataset(DatasetConfig(source="folder", root=tmp_path / "twice"), tmp_path / "work")
+    assert "1 val images are also in train" in caplog.text
+    assert "train/a.png = val/c.png" in caplog.text

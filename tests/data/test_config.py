@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from contramask.data.config import DatasetConfig
+from contramask.data.readers import READERS
 from contramask.typed import ConfigError, parse, to_plain
 
 
@@ -23,6 +24,13 @@ def test_plain_values_are_typed_and_go_back() -> None:
     assert parse(DatasetConfig, to_plain(config), "dataset") == config
 
 
+def test_every_reader_can_be_chosen() -> None:
+    for source in READERS:
+        assert parse(DatasetConfig, {"source": source}, "dataset").source == source
+    values = {"source": "coco", "annotations": "a.json", "images": "i", "classes_file": "c.txt"}
+    assert parse(DatasetConfig, values, "dataset").annotations == Path("a.json")
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -32,6 +40,17 @@ def test_plain_values_are_typed_and_go_back() -> None:
         ({"val_fraction": 1.0}, "dataset.val_fraction"),
         ({"scenes": {"main_scale": [0.9, 0.6]}}, r"0.9 is above 0.6"),
         ({"scenes": {"tint": 2}}, "dataset.scenes.tint"),
+        (
+            {"root": "somewhere"},
+            r"dataset.root: .* digit_scenes reads no files; set dataset.source",
+        ),
+        (
+            {"source": "folder", "masks": "m"},
+            r"dataset.masks: .* folder has no use for masks, which belongs to coco, mask_pairs",
+        ),
+        ({"source": "voc", "labels": "folders"}, r"dataset.labels: .* belongs to folder"),
+        ({"value_range": [9, 9]}, r"9.0 is not below 9.0"),
+        ({"channels": 5, "normalize": "imagenet"}, r"ImageNet's mean and std are those of 3"),
     ],
 )
 def test_mistakes_are_refused_by_key(values: dict[str, object], text: str) -> None:

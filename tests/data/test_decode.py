@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from contramask.data.decode import UnreadableImage, decode
@@ -171,3 +172,104 @@ def test_missing_file_and_wrong_array(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="float64"):
         decode(np.zeros((9, 9, 3)), 8)
     assert decode(NOISE[..., :3], 8).facts.notes == ()
+
+
+def array_file(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+def tiff(values: np.ndarray, **options: object) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("kind", ["npy last", "npy first", "tiff pages", "tiff planar"])
+def test_any_number_of_channels(kind: str, dtype: type) -> None:
+    values = np.random.default_rng(2).integers(0, 200, (24, 36, 5)).astype(dtype)
+    values[0, 0, 0], values[0, 0, 1] = 0, 255
+    first = np.moveaxis(values, 2, 0)
+    data = {
+        "npy last": lambda: array_file(values),
+        "npy first": lambda: array_file(first),
+        "tiff pages": lambda: tiff(first, photometric="minisblack"),
+        "tiff planar": lambda: tiff(first, photometric="minisblack", planarconfig="separate"),
+    }[kind]()
+    found = decode(data, 8, channels=5)
+    np.testing.assert_array_equal(found.pixels, values.astype(np.uint8))
+    assert (found.facts.height, found.facts.width, found.facts.channels) == (24, 36, 5)
+    assert found.facts.bit_depth == 8 * np.dtype(dtype).itemsize
+    assert bool(found.facts.notes) == (dtype != np.uint8)
+    with pytest.raises(UnreadableImage, match=r"5 channels.*keeps 4; set dataset\.channels=5"):
+        decode(data, 8, channels=4)
+
+
+def test_grey_and_colour_become_each_other() -> None:
+    colour, grey = encoded(Image.fromarray(NOISE[..., :3]), "PNG"), NOISE[..., 0]
+    found = decode(colour, 8, channels=1)
+    expected = cv2.cvtColor(NOISE[..., :3], cv2.COLOR_RGB2GRAY)
+    np.testing.assert_array_equal(found.pixels[..., 0], expected)
+    np.testing.assert_array_equal(decode(array_file(grey), 8, 1).pixels[..., 0], grey)
+    np.testing.assert_array_equal(decode(array_file(grey), 8).pixels[..., 2], grey)
+    np.testing.assert_array_equal(decode(NOISE[..., :1], 8).pixels[..., 1], grey)
+
+
+def test_an_alpha_channel_may_be_the_fourth_band() -> None:
+    found = decode(encoded(Image.fromarray(NOISE), "PNG"), 8, channels=4)
+    np.testing.assert_array_equal(found.pixels, NOISE)
+    assert found.facts.notes == ()
+    deep = cv2.imencode(".png", NOISE[..., [2, 1, 0, 3]].astype(np.uint16) * 257)[1].tobytes()
+    np.testing.assert_array_equal(decode(deep, 8, 4, (0, 65_535)).pixels, NOISE)
+
+
+def test_a_fixed_range_keeps_images_comparable() -> None:
+    values = np.array([[0, 100], [500, 9000]], np.uint16).repeat(8, 0).repeat(8, 1)
+    found = decode(encoded(Image.fromarray(values), "PNG"), 8, value_range=(0, 1000))
+    assert found.pixels[..., 0][::8, ::8].tolist() == [[0, 26], [128, 255]]
+    assert "values 0 to 9000; 0 to 1000 were mapped" in found.facts.notes[0]
+
+
+def test_tiff_with_more_bands_than_colours() -> None:
+    values = np.random.default_rng(2).integers(0, 256, (24, 36, 5), dtype=np.uint8)
+    data = tiff(values, photometric="rgb")
+    np.testing.assert_array_equal(decode(data, 8, channels=5).pixels, values)
+    found = decode(data, 8)
+    np.testing.assert_array_equal(found.pixels, values[..., :3])
+    assert "5 channels, of which three" in " ".join(found.facts.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (array_file(np.zeros((24, 36, 3), complex)), "complex128 and not numbers"),
+        (array_file(np.zeros((2, 2, 24, 36))), "4 axes"),
+        (array_file(np.zeros((24, 36)))[:-9], "more than the file can hold"),
+        (array_file(np.array([{"a": 1}], dtype=object)), "not numbers"),
+        (b"\x93NUMPY\x01\x00\x04\x00oops", "damaged"),
+        (tiff(np.ones((99, 99, 5), np.uint8), photometric="rgb")[:-60], "ends before"),
+    ],
+    ids=["complex", "4d", "cut", "object", "header", "cut tiff"],
+)
+def test_unusable_arrays_say_why(data: bytes, text: str) -> None:
+    with pytest.raises(UnreadableImage, match=text):
+        decode(data, 8, channels=5)
+
+
+def test_images_that_are_fetched() -> None:
+    data = encoded(Image.fromarray(NOISE[..., :3]), "PNG")
+    np.testing.assert_array_equal(decode(lambda: data, 8).pixels, NOISE[..., :3])
+
+    def fail() -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(UnreadableImage, match=r"cannot be opened \(Permission denied\)"):
+        decode(fail, 8)
+
+
+def test_no_other_program_is_run_for_an_image() -> None:
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n"
+    with pytest.raises(UnreadableImage, match="not an image"):
+        decode(page, 8)

@@ -50,7 +50,7 @@ def test_one_image_and_a_list_of_images(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_holds_no_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.md").write_text("nothing")
-    with pytest.raises(ValueError, match=r"empty holds no images; give a folder with \.bmp"):
+    with pytest.raises(ValueError, match=r"empty holds no images; give a folder with \.avif"):
         find_image_files(tmp_path / "empty")
     (tmp_path / "list.txt").write_text("\n\n")
     with pytest.raises(ValueError, match=r"list\.txt holds no images"):

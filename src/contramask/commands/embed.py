@@ -45,7 +45,9 @@ def _embed(options: argparse.Namespace) -> int:
         raise ValueError(f"--batch-size must be at least 1, not {options.batch_size}")
     bundle = EncoderBundle.read(options.encoder)
     paths = find_image_files(options.images)
-    files = ImageFiles(paths, max(bundle.encoder.image_size), options.max_problem_share)
+    files = ImageFiles(
+        paths, max(bundle.encoder.image_size), options.max_problem_share, bundle.encoder.in_chans
+    )
     machine = pick_machine(LaunchConfig(device=options.device, precision=options.precision))
     found = embed_images(bundle, files, machine, options.batch_size)
     found.write(options.out)

@@ -21,19 +21,29 @@ def bit_depth(image: Image.Image, data: bytes) -> int:
     return deepest if deepest > 8 else (1 if image.mode == "1" else 8)
 
 
-def to_eight_bits(values: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
-    """Stretch an image's own value range to 0..255; returns uint8 of the same shape and a note.
+def to_eight_bits(
+    values: np.ndarray, kind: str, value_range: tuple[float, float] | None = None
+) -> tuple[np.ndarray, str]:
+    """Stretch a value range, by default the image's own, to 0..255; uint8 of that shape and a note.
 
     A 12-bit microscope or an elevation map uses a small part of 16 bits: cutting the lower byte
-    off would leave an almost black image.
+    off would leave an almost black image. A fixed range keeps values of several images comparable.
     """
     finite = np.isfinite(values)
     if not finite.any():
         raise ValueError("it holds no finite value")
     low, high = float(values[finite].min()), float(values[finite].max())
-    if low == high:
+    if value_range is None and low == high:
         level = int(np.clip(low, 0, 255))
         return np.full(values.shape, level, np.uint8), f"is {kind} of one value, {low:g}"
-    scaled = (np.where(finite, values, low).astype(np.float64) - low) / (high - low)
     note = f"is {kind}; its values {low:g} to {high:g} were mapped to 0 to 255"
+    if value_range is not None:
+        note = f"is {kind} of values {low:g} to {high:g}; {_mapped(value_range)}"
+        low, high = value_range
+    filled = np.where(finite, values, low).astype(np.float64)
+    scaled = ((filled - low) / (high - low)).clip(0, 1)
     return np.rint(scaled * 255).astype(np.uint8), note
+
+
+def _mapped(value_range: tuple[float, float]) -> str:
+    return f"{value_range[0]:g} to {value_range[1]:g} were mapped to 0 to 255"

@@ -9,10 +9,12 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -62,7 +64,7 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     folder = Path(work) / "store"
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
     folder.mkdir(parents=True)
-    bytes_a_pixel = 4 if source.semantic_classes else 3
+    bytes_a_pixel = config.channels + bool(source.semantic_classes)
     _check_room(folder, len(source.records) * config.image_size**2 * bytes_a_pixel)
     rows, writers = _pack(config, source, folder)
     index = index_table(rows)
@@ -76,6 +78,11 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     card = data_card(index, manifest, source.facts)
     sheet = contact_sheet(store["train"].images, config.seed)
     seconds = time.perf_counter() - began
+    if card["duplicates"]["across"]:
+        _log.warning(
+            "%d val images are also in train, byte for byte: val results flatter; the first: %s",
+            *(card["duplicates"]["across"], " = ".join(card["duplicates"]["examples"][0])),
+        )
     _log.info(
         "%s: %d images in %.1f s (%.0f images/s), %d skipped, %d converted",
         *(source.name, len(index), seconds, len(index) / seconds),
@@ -89,7 +96,8 @@ def _pack(
 ) -> tuple[list[tuple[Any, ...]], dict[str, SplitWriter]]:
     writers: dict[str, SplitWriter] = {
         name: SplitWriter(
-            *(folder / name, source.splits.count(name), config.image_size),
+            folder / name,
+            (source.splits.count(name), config.image_size, config.image_size, config.channels),
             has_semantic=bool(source.semantic_classes),
             has_instances=bool(source.instance_classes),
         )
@@ -115,13 +123,10 @@ def _prepared(config: DatasetConfig, source: Source) -> Iterator[Prepared]:
 
     def task(start: int) -> list[Prepared]:
         stop = min(start + _TASK, len(source.records))
-        return [
-            prepare(source.records[i], source.splits[i], config.image_size)
-            for i in range(start, stop)
-        ]
+        return [prepare(source.records[i], source.splits[i], config) for i in range(start, stop)]
 
     pending: deque[Future[list[Prepared]]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), _single_opencv(), ThreadPoolExecutor(workers) as pool:
         # Pillow's own warnings (large image, odd EXIF) would name no file; our table does.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -131,6 +136,17 @@ def _prepared(config: DatasetConfig, source: Source) -> Iterator[Prepared]:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
+
+
+@contextmanager
+def _single_opencv() -> Iterator[None]:
+    """OpenCV's own threads off: on top of ours they only wait for each other."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _check_problems(config: DatasetConfig, skipped: list[Prepared], total: int) -> None:
@@ -179,7 +195,7 @@ def _manifest(
         "schema": SCHEMA,
         "name": source.name,
         "image_size": [config.image_size, config.image_size],
-        "channels": 3,
+        "channels": config.channels,
         "mean": list(mean_used),
         "std": list(std_used),
         "classes": source.classes,

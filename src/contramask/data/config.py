@@ -2,9 +2,9 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from contramask.typed import STRICT
@@ -59,24 +59,74 @@ class ScenesConfig:
     val_digit_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
 
+SourceName = Literal[
+    "digit_scenes",
+    "folder",
+    "manifest",
+    "tiny_imagenet",
+    "coco",
+    "mask_pairs",
+    "voc",
+    "ade20k",
+    "oxford_pets",
+    "webdataset",
+    "huggingface",
+]
+_TABLES = ("manifest", "huggingface")
+#: Keys that only some sources have a use for.
+_OWNERS: dict[str, tuple[str, ...]] = {
+    "labels": ("folder",),
+    "annotations": ("coco",),
+    "images": ("coco", "mask_pairs", "manifest"),
+    "masks": ("coco", "mask_pairs"),
+    "classes_file": ("coco", "mask_pairs", "webdataset"),
+    "image_column": _TABLES,
+    "label_column": (*_TABLES, "webdataset"),
+    "split_column": _TABLES,
+    "dataset_id": ("huggingface",),
+}
+
+
 @dataclass(frozen=True, config=STRICT)
 class DatasetConfig:
-    """Which images to use and how to store them; keys the source has no use for are ignored."""
+    """Which images to use and how to store them.
 
-    #: `digit_scenes` needs no files; `folder` and `tiny_imagenet` (parquet shards) read `root`.
-    source: Literal["digit_scenes", "folder", "tiny_imagenet"] = "digit_scenes"
-    #: Folder of images or of parquet files; read only, never written to.
+    Paths other than `root` may be written relative to it. A key that the source has no use for is
+    refused, but for `seed` and `scenes`.
+    """
+
+    #: `digit_scenes` needs no files; the others read `root`, and `contramask inspect` says which.
+    source: SourceName = "digit_scenes"
+    #: Folder (or zip, table or tar file) of the source; read only, never written to.
     root: Path | None = None
+    #: `folders` takes the folder under root (or under root/train, root/val) as the class.
+    labels: Literal["none", "folders"] = "none"
+    #: coco: the instances file, or the folder of such files; null looks for them.
+    annotations: Path | None = None
+    #: Folder of the images; null looks for it (manifest: the folder that paths start from).
+    images: Path | None = None
+    #: Folder of the semantic masks; null looks for it (mask_pairs) or uses none (coco).
+    masks: Path | None = None
+    #: Names of classes by value or colour (JSON, CSV or text); null looks for one.
+    classes_file: Path | None = None
+    #: Columns of a table; null looks for one of the usual names.
+    image_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    #: huggingface: a data set of the hub instead of local parquet files under `root`.
+    dataset_id: str | None = None
     #: Side in pixels of the square the store keeps of every image.
     image_size: int = Field(default=32, ge=8, le=1024)
+    #: Channels the store keeps: 3 makes everything RGB, 1 grey, others need images that have them.
+    channels: int = Field(default=3, ge=1, le=64)
+    #: Values that become 0 and 255 where a file has more than 8 bits; null: each image's own range.
+    value_range: tuple[float, float] | None = None
     #: Most train and val images used (classes stay balanced); null = all, `val_limit: 0` = no val.
     limit: int | None = Field(default=None, ge=1)
     val_limit: int | None = Field(default=None, ge=0)
     #: Share of images put into val where the source itself has no split.
     val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    #: `folders` takes the folder under root (or under root/train, root/val) as the class.
-    labels: Literal["none", "folders"] = "none"
-    #: Draws the digit scenes; the val split of a folder does not depend on it.
+    #: Draws the digit scenes; the val split of other sources does not depend on it.
     seed: int = Field(default=0, ge=0, lt=2**31)
     #: Above this share of unreadable images, and from 20 of them on, the run stops.
     max_problem_share: Share = 0.05
@@ -85,3 +135,38 @@ class DatasetConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     #: `data` measures mean and std on the train images, `imagenet` takes ImageNet's.
     normalize: Literal["data", "imagenet"] = "data"
+
+    @field_validator("root", *_OWNERS)
+    @classmethod
+    def _belongs(cls, value: Any, info: ValidationInfo) -> Any:
+        source, key = info.data.get("source"), str(info.field_name)
+        if value is None or value == "none" or source is None:
+            return value
+        if key == "root" and source == "digit_scenes":
+            raise ValueError(
+                "the source digit_scenes reads no files; set dataset.source to what lies there"
+                " (contramask inspect says it), or dataset.root to null"
+            )
+        owners = _OWNERS.get(key, (source,))
+        if source not in owners:
+            raise ValueError(
+                f"the source {source} has no use for {key}, which belongs to"
+                f" {', '.join(owners)}; leave it out, or set dataset.source"
+            )
+        return value
+
+    @field_validator("value_range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(
+                f"a range is written [low, high], and {value[0]} is not below {value[1]}"
+            )
+        return value
+
+    @field_validator("normalize")
+    @classmethod
+    def _fits_channels(cls, value: str, info: ValidationInfo) -> str:
+        if value == "imagenet" and info.data.get("channels", 3) != 3:
+            raise ValueError("ImageNet's mean and std are those of 3 channels; use data")
+        return value

@@ -7,6 +7,9 @@ import numpy as np
 
 from contramask.data.record import Instance
 
+_CHANNELS_AT_ONCE = 4  # OpenCV averages no more
+_SAME_ASPECT_PX = 1.5  # what rounding a scaled size may cost
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -27,6 +30,12 @@ class Frame:
         """(top, left) of the crop in the resized image."""
         rows, cols = self.resized
         return (rows - self.side) // 2, (cols - self.side) // 2
+
+    def has_aspect_of(self, height: int, width: int) -> bool:
+        """Whether the image is one of (height, width) pixels scaled as a whole."""
+        small = min(self.height / height, self.width / width)
+        off = max(abs(self.height - small * height), abs(self.width - small * width))
+        return off <= _SAME_ASPECT_PX * max(1.0, small)
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """uint8 (h, w, C) to (side, side, C), averaged when shrinking, bicubic when enlarging."""
@@ -66,7 +75,11 @@ class Frame:
         rows, cols = self.resized
         if image.shape[:2] == (rows, cols):
             return image
-        return cv2.resize(image, (cols, rows), interpolation=method)
+        if image.ndim == 2 or image.shape[2] <= _CHANNELS_AT_ONCE:
+            resized = cv2.resize(image, (cols, rows), interpolation=method)
+            return resized if resized.ndim == image.ndim else resized[..., None]
+        parts = np.split(image, range(_CHANNELS_AT_ONCE, image.shape[2], _CHANNELS_AT_ONCE), axis=2)
+        return np.concatenate([self._resized(part, method) for part in parts], axis=2)
 
     def _cropped(self, image: np.ndarray) -> np.ndarray:
         top, left = self.corner

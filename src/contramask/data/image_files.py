@@ -10,9 +10,12 @@ import numpy as np
 from PIL import Image
 
 from contramask.data.build import TOLERATED_PROBLEMS
+from contramask.data.config import DatasetConfig
 from contramask.data.prepare import prepare
-from contramask.data.readers.folder import EXTENSIONS, list_images
+from contramask.data.readers.folder import images_in
+from contramask.data.readers.layout import EXTENSIONS
 from contramask.data.record import Record
+from contramask.data.tree import FileTree
 
 
 class ImageFiles:
@@ -22,8 +25,11 @@ class ImageFiles:
     such images on, a share above `max_problem_share` of all raises `ValueError`.
     """
 
-    def __init__(self, paths: Sequence[Path], side: int, max_problem_share: float = 0.05) -> None:
-        self.paths, self.side, self.max_problem_share = paths, side, max_problem_share
+    def __init__(
+        self, paths: Sequence[Path], side: int, max_problem_share: float = 0.05, channels: int = 3
+    ) -> None:
+        self.paths, self.max_problem_share = paths, max_problem_share
+        self.config = DatasetConfig(image_size=side, channels=channels)
         self.labels = np.full(len(paths), -1, dtype=np.int64)
         self.problems: dict[int, str] = {}
 
@@ -31,7 +37,7 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitems__(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 (B, side, side, 3)."""
+        """uint8 (B, side, side, channels)."""
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             # Pillow's own warnings (large image, odd EXIF) would name no file.
             warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -53,10 +59,11 @@ class ImageFiles:
 
     def _pixels(self, row: int) -> np.ndarray:
         path = self.paths[row]
-        prepared = prepare(Record(id=str(path), image=path, split="val"), "val", self.side)
+        prepared = prepare(Record(id=str(path), image=path, split="val"), "val", self.config)
         if prepared.pixels is None:
             self.problems[row] = prepared.problem
-            return np.zeros((self.side, self.side, 3), dtype=np.uint8)
+            side = self.config.image_size
+            return np.zeros((side, side, self.config.channels), dtype=np.uint8)
         return prepared.pixels
 
 
@@ -67,7 +74,9 @@ def find_image_files(given: Path) -> list[Path]:
     itself; any other file is a text with one path a line. Raises `ValueError` when there is none.
     """
     if given.is_dir():
-        found = [file for _, file in list_images(given)]
+        tree = FileTree(given)
+        images = (tree.image(name) for name in images_in(tree))
+        found = [image for image in images if isinstance(image, Path)]  # not those in zip files
     elif given.suffix.lower() in EXTENSIONS:
         found = [given]
     else:

@@ -105,10 +105,18 @@ def _duplicates(good: pd.DataFrame) -> dict[str, Any]:
     surplus = {name: int(part["sha256"].duplicated().sum()) for name, part in split.items()}
     across = int(split["val"]["sha256"].isin(set(split["train"]["sha256"])).sum())
     again = good[good["sha256"].duplicated(keep=False)]
-    groups = [list(g["id"])[:_NAMED_DUPLICATES] for _, g in again.groupby("sha256", sort=False)]
+    groups = [group for _, group in again.groupby("sha256", sort=False)]
+    groups.sort(key=lambda group: group["split"].nunique(), reverse=True)  # across splits first
     return {
         "within_train": surplus["train"],
         "within_val": surplus["val"],
         "across": across,
-        "examples": groups[:_NAMED_DUPLICATES],
+        "examples": [_some_names(group) for group in groups[:_NAMED_DUPLICATES]],
     }
+
+
+def _some_names(group: pd.DataFrame) -> list[str]:
+    """Ids of equal images; a group of both splits shows one of each first."""
+    first = group.drop_duplicates("split")
+    rest = group.drop(first.index)
+    return [str(name) for name in pd.concat([first, rest])["id"]][:_NAMED_DUPLICATES]

@@ -16,23 +16,28 @@ _ROWS_AT_ONCE = 1024
 class SplitWriter:
     """Takes prepared images in order and leaves `images.npy`, `labels.npy`, ... in `folder`.
 
-    `capacity` is the most images that can come; `has_semantic` and `has_instances` say which
-    annotations the source has. `histogram` (C, 256) counts pixels by channel and value.
+    `shape` (N, H, W, C) has room for the most images that can come; `has_semantic` and
+    `has_instances` say which annotations the source has. `histogram` (C, 256) counts pixels by
+    channel and value.
     """
 
     def __init__(
-        self, folder: Path, capacity: int, side: int, has_semantic: bool, has_instances: bool
+        self,
+        folder: Path,
+        shape: tuple[int, int, int, int],
+        has_semantic: bool,
+        has_instances: bool,
     ) -> None:
         folder.mkdir(parents=True)
         self.folder, self.has_instances = folder, has_instances
-        self.images = _create(folder / "images.npy", (capacity, side, side, 3))
+        self.images = _create(folder / "images.npy", shape)
         self.semantic = None
         if has_semantic:
-            self.semantic = _create(folder / "semantic.npy", (capacity, side, side))
+            self.semantic = _create(folder / "semantic.npy", shape[:3])
         self.ids: list[str] = []
         self.labels: list[int] = []
         self.instances: list[dict[str, object]] = []
-        self.histogram = np.zeros((3, 256), dtype=np.int64)
+        self.histogram = np.zeros((shape[3], 256), dtype=np.int64)
 
     def add(self, image: Prepared) -> None:
         """Append one readable image."""

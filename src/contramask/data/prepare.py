@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
-from contramask.data.decode import FileFacts, UnreadableImage, decode
+from contramask.data.config import DatasetConfig
+from contramask.data.decode import FileFacts, decode
 from contramask.data.framing import Frame
-from contramask.data.record import Instance, Record, Split
+from contramask.data.record import Instance, Record, Split, UnreadableImage
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One image in store form; `facts` is None and `problem` a sentence when it was skipped.
 
-    `pixels` are uint8 (S, S, 3), `label` -1 without a label;
-    `histogram` int64 (3, 256) counts the store's pixels by channel and value.
+    `pixels` are uint8 (S, S, C), `label` -1 without a label; `histogram` int64 (C, 256) counts the
+    store's pixels by channel and value.
     """
 
     id: str
@@ -30,31 +30,57 @@ class Prepared:
     histogram: np.ndarray = field(default_factory=lambda: np.zeros((3, 256), np.int64))
 
 
-def prepare(record: Record, split: Split, side: int) -> Prepared:
-    """Decode one record and fit it, with its annotations, into a square of `side` pixels."""
+def prepare(record: Record, split: Split, config: DatasetConfig) -> Prepared:
+    """Decode one record and fit it, with its annotations, into the store's square."""
     label = -1 if record.label is None else record.label
     try:
-        decoded = decode(record.image, side)
+        decoded = decode(record.image, config.image_size, config.channels, config.value_range)
     except UnreadableImage as error:
         return Prepared(record.id, record.path, split, label, None, str(error))
     facts = decoded.facts
-    frame = Frame(facts.height, facts.width, side)
+    frame = Frame(facts.height, facts.width, config.image_size)
     pixels = frame.pixels(decoded.pixels)
-    fitted = (frame.instance(instance) for instance in record.instances)
+    semantic, lost = _semantic(record, frame)
+    instances, also_lost = _instances(record, frame)
     return Prepared(
         id=record.id,
         path=record.path,
         split=split,
         label=label,
         facts=facts,
-        problem="; ".join(facts.notes),
+        problem="; ".join([*facts.notes, *record.notes, *lost, *also_lost]),
         pixels=pixels,
-        semantic=None if record.semantic is None else frame.mask(record.semantic),
-        instances=tuple(instance for instance in fitted if instance is not None),
+        semantic=semantic,
+        instances=instances,
         histogram=_histogram(pixels),
     )
 
 
+def _semantic(record: Record, frame: Frame) -> tuple[np.ndarray | None, list[str]]:
+    if record.semantic is None:
+        return None, []
+    height, width = record.semantic.shape
+    if not frame.has_aspect_of(height, width):
+        return None, [_misfit("semantic mask", (height, width), frame)]
+    return Frame(height, width, frame.side).mask(record.semantic), []
+
+
+def _instances(record: Record, frame: Frame) -> tuple[tuple[Instance, ...], list[str]]:
+    if record.annotation_size and record.instances:
+        if not frame.has_aspect_of(*record.annotation_size):
+            return (), [_misfit("objects", record.annotation_size, frame)]
+        frame = Frame(*record.annotation_size, frame.side)
+    fitted = (frame.instance(instance) for instance in record.instances)
+    return tuple(instance for instance in fitted if instance is not None), []
+
+
+def _misfit(what: str, size: tuple[int, int], frame: Frame) -> str:
+    return (
+        f"has {what} for {size[1]} x {size[0]} pixels, which do not fit its own"
+        f" {frame.width} x {frame.height}; they were left out"
+    )
+
+
 def _histogram(pixels: np.ndarray) -> np.ndarray:
-    counted = [cv2.calcHist([pixels], [channel], None, [256], [0, 256]) for channel in range(3)]
-    return np.stack(counted).reshape(3, 256).astype(np.int64)
+    channels = np.moveaxis(pixels, 2, 0)
+    return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in channels])

@@ -10,7 +10,10 @@ _GAP_PX = 4
 
 
 def contact_sheet(images: np.ndarray, seed: int) -> np.ndarray:
-    """Up to 64 of the images (N, H, W, 3) drawn by seed, as one uint8 picture (rows, cols, 3)."""
+    """Up to 64 of the images (N, H, W, C) drawn by seed, as one uint8 picture (rows, cols, 3).
+
+    Of many channels the first three are shown.
+    """
     count = min(_CELLS, len(images))
     # Drawn, not every n-th: class-interleaved images in equal steps would show one class.
     rows = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
@@ -31,7 +34,8 @@ def contact_sheet(images: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _cell(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
+    image = np.ascontiguousarray(image[..., :3] if channels >= 3 else image[..., [0, 0, 0]])
     if max(height, width) > _LARGEST_PX:
         scale = _LARGEST_PX / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -1,9 +1,20 @@
 """Decides by name alone which image goes where, so that every machine decides alike."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 
-from contramask.data.record import Split
+from contramask.data.record import SPLITS, Split
+
+#: Words that data sets use for their parts, and what they stand for.
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SPLIT_WORD = re.compile(
+    rf"({'|'.join(_WORDS)})[-_ ]?(\d*|annot|images?|masks?|labels?)", re.IGNORECASE
+)
 
 
 def name_share(name: str) -> float:
@@ -24,6 +35,50 @@ def split_by_name(names: Sequence[str], val_fraction: float) -> list[Split]:
     if names:
         splits[shares.index(max(shares))] = "train"
     return splits
+
+
+def split_word(text: object) -> str | None:
+    """`train`, `val` or `test` as a folder, file or table cell names it (train2017, valid, ...)."""
+    found = _SPLIT_WORD.fullmatch(str(text).strip())
+    return _WORDS[found[1].lower()] if found else None
+
+
+def settle_splits(
+    given: Sequence[str | None], names: Sequence[str], val_fraction: float
+) -> tuple[list[Split | None], str]:
+    """The split of each image from what the source says (train, val, test or None), and a fact.
+
+    Given both train and val (or test, which then serves as val) they are kept and the rest is left
+    out. Otherwise val is drawn by name, from the train part where there is one.
+    """
+    there = set(given)
+    if "train" in there and there & {"val", "test"}:
+        second = "val" if "val" in there else "test"
+        kept: dict[str | None, Split] = {"train": "train", second: "val"}
+        what = "the test part serves as val" if second == "test" else "train and val"
+        return [kept.get(word) for word in given], f"given by the source: {what}"
+    rows = [i for i, word in enumerate(given) if word == "train" or "train" not in there]
+    drawn = split_by_name([names[i] for i in rows], val_fraction)
+    splits: list[Split | None] = [None] * len(names)
+    for i, split in zip(rows, drawn, strict=True):
+        splits[i] = split
+    origin = "the train part" if "train" in there else "all images"
+    return splits, f"by name, {val_fraction:g} of {origin} into val"
+
+
+def chosen_rows(
+    names: Sequence[str],
+    splits: Sequence[Split | None],
+    labels: Sequence[int],
+    limits: tuple[int | None, int | None],
+) -> list[int]:
+    """Positions of the images to use: of each split at most its limit (train, val), balanced."""
+    kept: list[int] = []
+    for split, limit in zip(SPLITS, limits, strict=True):
+        own = [i for i, given in enumerate(splits) if given == split]
+        chosen = balanced_choice([names[i] for i in own], [labels[i] for i in own], limit)
+        kept += [own[i] for i in chosen]
+    return sorted(kept)
 
 
 def balanced_choice(names: Sequence[str], labels: Sequence[int], limit: int | None) -> list[int]:

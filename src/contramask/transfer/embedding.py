@@ -44,9 +44,6 @@ def embed_images(
     bundle: EncoderBundle, files: ImageFiles, machine: Machine, batch_size: int
 ) -> Embeddings:
     """Embed every readable image; raises `ValueError` when none, or too few, can be read."""
-    channels = bundle.manifest["arch"]["in_chans"]
-    if channels != 3:
-        raise ValueError(f"image files are read as 3 channels, and the encoder reads {channels}")
     features = extract_features(bundle, files, machine, batch_size)
     kept = np.array([row not in files.problems for row in range(len(files))])
     skipped = [

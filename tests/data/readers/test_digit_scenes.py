@@ -26,5 +26,5 @@ def test_limits_keep_the_first_scenes() -> None:
 
 def test_scene_side_follows_the_store_or_its_own_key() -> None:
     assert digit_scenes.read(DatasetConfig(image_size=64)).records[0].image.shape == (64, 64, 3)
-    own = DatasetConfig(image_size=64, scenes=ScenesConfig(side=40), root="ignored")
+    own = DatasetConfig(image_size=64, scenes=ScenesConfig(side=40))
     assert digit_scenes.read(own).records[0].image.shape == (40, 40, 3)

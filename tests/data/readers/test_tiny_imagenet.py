@@ -56,7 +56,7 @@ def test_rows_of_all_shards_in_order(shards: Path) -> None:
     assert source.instance_classes == []
     for row in (0, 6, 7, 29, 30, 59, 3):
         record = source.records[row]
-        assert (record.id, record.label, record.image) == (f"train/{row}.png", row % 5, _png(row))
+        assert (record.id, record.label, record.image()) == (f"train/{row}.png", row % 5, _png(row))
 
 
 def test_limit_keeps_classes_balanced(shards: Path) -> None:
@@ -78,7 +78,7 @@ def test_other_layouts_of_the_same_columns(tmp_path: Path) -> None:
     assert list(source.splits) == ["train"] * 4 + ["val"] * 2
     assert source.classes == ["10", "30"]
     assert [record.label for record in source.records] == [0, 1, 0, 1, 0, 1]
-    assert source.records[3].image == _png(3)
+    assert source.records[3].image() == _png(3)
     assert source.facts["outside_splits"] == 1
 
 

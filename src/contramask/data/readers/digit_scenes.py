@@ -1,35 +1,10 @@
 """The built-in source: digit scenes drawn on the fly, fully annotated, nothing to download."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import overload
 
 from contramask.data.config import DatasetConfig
-from contramask.data.record import SPLITS, Record, Source, Split
+from contramask.data.record import SPLITS, LazyRecords, Record, Source, Split
 from contramask.data.scenes import DIGIT_CLASSES, DigitScenes
-
-
-class _Joined(Sequence[Record]):
-    """Several sequences one behind the other, without reading any."""
-
-    def __init__(self, parts: Sequence[Sequence[Record]]) -> None:
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        for part in self.parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError("scene number out of range")
 
 
 def read(config: DatasetConfig) -> Source:
@@ -41,10 +16,14 @@ def read(config: DatasetConfig) -> Source:
     side = scenes.side or config.image_size
     train = DigitScenes(scenes, "train", config.seed, side)
     val = DigitScenes(scenes, "val", config.seed, side)
+
+    def scene(i: int) -> Record:
+        return train[i] if i < num_train else val[i - num_train]
+
     splits: list[Split] = [SPLITS[i >= num_train] for i in range(num_train + num_val)]
     return Source(
         name="digit_scenes",
-        records=_Joined([train, val]),
+        records=LazyRecords(num_train + num_val, scene),
         splits=splits,
         classes=list(DIGIT_CLASSES),
         semantic_classes=["background", *DIGIT_CLASSES],

@@ -1,98 +1,43 @@
-"""Parquet shards of encoded images: Tiny-ImageNet-200 and any other folder of the same columns.
+"""Tiny-ImageNet-200: as parquet shards of encoded images, or unpacked as its authors ship it.
 
-Columns: `image` (encoded bytes, or a struct with a `bytes` field), and, where present, `label`
-(integer), `label_name`, `split`, `file_name`, and a box `xmin ymin xmax ymax` in pixels, whose last
-pixel belongs to the box. Without a `split` column the shard's name says it (train-*, val-*).
+Shards may be any of the same columns: `image` (encoded bytes, or a struct with a `bytes` field),
+and, where present, `label` (integer), `label_name`, `split`, `file_name`, and a box
+`xmin ymin xmax ymax` in pixels, whose last pixel belongs to the box. Without a `split` column the
+shard's name says it (train-*, val-*).
 """
 
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from contramask.data.config import DatasetConfig
-from contramask.data.record import SPLITS, Instance, Record, Source, Split
+from contramask.data.readers import parquet, tiny_imagenet_files
+from contramask.data.readers.layout import Layout
+from contramask.data.record import SPLITS, Instance, LazyRecords, Record, Source, Split
 from contramask.data.split import split_by_name
+from contramask.data.tree import FileTree, given_root
 
 _BOX = ["xmin", "ymin", "xmax", "ymax"]
 _OPTIONAL = ["label", "label_name", "split", "file_name", *_BOX]
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val"}
-_GROUPS_KEPT = 4  # row groups held at once: as many as threads are likely to straddle
-
-
-class _Shards:
-    """Reads single encoded images out of parquet files, a row group at a time, for all threads."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
-        self._cache: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def image(self, shard: int, group: int, row: int) -> bytes:
-        """The encoded bytes of a row of a row group; empty when the cell is null."""
-        with self._lock:
-            key = (shard, group)
-            if key not in self._cache:
-                with pq.ParquetFile(self.files[shard]) as file:
-                    self._cache[key] = file.read_row_group(group, columns=["image"])["image"]
-                if len(self._cache) > _GROUPS_KEPT:
-                    self._cache.popitem(last=False)
-            self._cache.move_to_end(key)
-            cell = self._cache[key][row].as_py()
-        found = cell.get("bytes") if isinstance(cell, dict) else cell
-        return bytes(found or b"")
-
-
-class _Rows(Sequence[Record]):
-    """The chosen rows of the shards as records, their images read when asked for."""
-
-    def __init__(self, shards: _Shards, table: pd.DataFrame) -> None:
-        self.shards, self.table = shards, table
-        self.columns = {name: table[name].to_numpy() for name in table}
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = {name: column[index] for name, column in self.columns.items()}
-        label = int(row["label"])
-        return Record(
-            id=row["id"],
-            image=self.shards.image(int(row["shard"]), int(row["group"]), int(row["row"])),
-            split=row["split"],
-            path=self.shards.files[int(row["shard"])].name,
-            label=label if label >= 0 else None,
-            instances=_instances(row, label),
-        )
-
-
-def _instances(row: dict[str, Any], label: int) -> tuple[Instance, ...]:
-    corners = [float(row[name]) for name in _BOX if name in row]
-    if label < 0 or len(corners) < len(_BOX) or not np.isfinite(corners).all():
-        return ()
-    x0, y0, x1, y1 = corners
-    return (Instance(label, (x0, y0, x1 + 1, y1 + 1)),)
+_WANTED = "give a folder of parquet files with the columns image, label, split (dataset.root)"
 
 
 def read(config: DatasetConfig) -> Source:
-    """List the rows of the shards under `config.root`; raises `ValueError` where they do not fit.
+    """List the images under `config.root`; raises `ValueError` where they do not fit.
 
-    `limit` and `val_limit` keep the first rows of a split, which are balanced because the rows of
-    such sets take turns through the classes.
+    `limit` and `val_limit` keep the first rows of a split of shards, which are balanced because
+    the rows of such sets take turns through the classes.
     """
-    root, files = _checked_files(config.root)
+    root = given_root(config.root, "tiny_imagenet", _WANTED)
+    if tiny_imagenet_files.is_there(root):
+        return tiny_imagenet_files.read(config, root)
+    files = _shards(root)
     table = pd.concat([_columns(file, i) for i, file in enumerate(files)], ignore_index=True)
     table["split"] = _splits(table, config)
     outside = int(table["split"].isna().sum())
@@ -108,7 +53,7 @@ def read(config: DatasetConfig) -> Source:
     has_boxes = bool(classes) and set(_BOX) <= set(chosen)
     return Source(
         name=root.name,
-        records=_Rows(_Shards(files), chosen),
+        records=_records(chosen, files),
         splits=list(chosen["split"]),
         classes=classes,
         instance_classes=classes if has_boxes else [],
@@ -116,36 +61,66 @@ def read(config: DatasetConfig) -> Source:
     )
 
 
-def _checked_files(given: Path | None) -> tuple[Path, list[Path]]:
-    wanted = "give a folder of parquet files with the columns image, label, split (dataset.root)"
-    if given is None:
-        raise ValueError(f"dataset.source tiny_imagenet needs dataset.root; {wanted}")
-    root = given.expanduser().resolve()
+def recognise(tree: FileTree) -> Layout | None:
+    """Its own files, or parquet shards with a box for each image."""
+    if tiny_imagenet_files.is_there(tree.root):
+        return Layout("tiny_imagenet", "wnids.txt beside train and val folders")
+    shards = [name for name in tree.loose if name.endswith(".parquet")]
+    try:
+        columns = set(parquet.column_names(tree.root / shards[0])) if shards else set()
+    except ValueError:
+        return None
+    if not {"image", "label", *_BOX} <= columns:
+        return None
+    return Layout("tiny_imagenet", f"{len(shards)} parquet shards with a box for each image")
+
+
+def _records(chosen: pd.DataFrame, files: Sequence[Path]) -> LazyRecords:
+    images = parquet.ParquetImages(files)
+    columns = {name: chosen[name].to_numpy() for name in chosen}
+
+    def make(i: int) -> Record:
+        row = {name: column[i] for name, column in columns.items()}
+        label, shard = int(row["label"]), int(row["shard"])
+        return Record(
+            id=row["id"],
+            image=partial(images.fetch, shard, int(row["group"]), int(row["row"])),
+            split=row["split"],
+            path=files[shard].name,
+            label=label if label >= 0 else None,
+            instances=_instances(row, label),
+        )
+
+    return LazyRecords(len(chosen), make)
+
+
+def _instances(row: dict[str, Any], label: int) -> tuple[Instance, ...]:
+    corners = [float(row[name]) for name in _BOX if name in row]
+    if label < 0 or len(corners) < len(_BOX) or not np.isfinite(corners).all():
+        return ()
+    x0, y0, x1, y1 = corners
+    return (Instance(label, (x0, y0, x1 + 1, y1 + 1)),)
+
+
+def _shards(root: Path) -> list[Path]:
     if not root.is_dir():
-        state = "is a file" if root.exists() else f"does not exist (seen from {Path.cwd()})"
-        raise ValueError(f"dataset.root {root} {state}; {wanted}")
+        raise ValueError(f"dataset.root {root} is a file; {_WANTED}")
     files = sorted(file for file in root.rglob("*.parquet") if not file.name.startswith("."))
     if not files:
-        raise ValueError(f"dataset.root {root} holds no parquet file; {wanted}")
-    return root, files
+        raise ValueError(f"dataset.root {root} holds no parquet file; {_WANTED}")
+    return files
 
 
 def _columns(file: Path, shard: int) -> pd.DataFrame:
     """Everything but the images of one shard, and where each image lies."""
     try:
-        with pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            if "image" not in names:
-                raise ValueError(f"it has the columns {', '.join(names)}, and none named image")
-            there = [name for name in _OPTIONAL if name in names]
-            table: pd.DataFrame = parquet.read(columns=there).to_pandas()
-            groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-    except (OSError, pa.ArrowException, ValueError) as error:
+        names = parquet.column_names(file)
+        if "image" not in names:
+            raise ValueError(f"it has the columns {', '.join(names)}, and none named image")
+        there = [name for name in _OPTIONAL if name in names]
+        table = parquet.read_columns(file, shard, there)
+    except ValueError as error:
         raise ValueError(f"{file} cannot be used as a shard of images: {error}") from error
-    table = table.reset_index(drop=True).reindex(range(sum(groups)))
-    table["shard"] = shard
-    table["group"] = np.repeat(np.arange(len(groups)), groups)
-    table["row"] = np.concatenate([np.arange(count) for count in groups]) if groups else []
     if "split" not in table:
         table["split"] = file.stem.split("-")[0]
     return table
