@@ -113,6 +113,12 @@ def test_lambda_0_is_the_supervised_baseline(slopes: Tensor, mode: str) -> None:
     assert method.reconstruct is None
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_baseline_is_not_called_supmim(weight: float) -> None:
+    method = SupMIM(build_encoder(SIZES, (32, 32), 3), SupMIMConfig(lambda_mim=weight))
+    assert method.label == ("supmim" if weight else "supervised")
+
+
 def test_the_supervised_half_starts_from_the_same_weights(slopes: Tensor) -> None:
     plain, dual = tiny(slopes, lambda_mim=0.0), tiny(slopes)
     batch = batch_of(slopes)

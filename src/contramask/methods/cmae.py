@@ -68,6 +68,8 @@ class CMAE(Method):
 
     couples_batch = True
 
+    config: CMAEConfig
+
     def __init__(self, encoder: VisionEncoder, config: CMAEConfig) -> None:
         super().__init__()
         num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early

@@ -108,6 +108,7 @@ class CMAEMao(Method):
 
     couples_batch = True
 
+    config: CMAEMaoConfig
     encoder: VisionEncoder
 
     def __init__(self, encoder: VisionEncoder, config: CMAEMaoConfig) -> None:

@@ -65,6 +65,8 @@ class ConMIM(Method):
 
     couples_batch = True
 
+    config: ConMIMConfig
+
     def __init__(self, encoder: BeitEncoder, config: ConMIMConfig) -> None:
         super().__init__()
         num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early

@@ -38,6 +38,8 @@ class MAEConfig:
 class MAE(Method):
     """Masked autoencoder. Batches need `view` (B, C, H, W), and `key` (B,) or `noise` (B, L)."""
 
+    config: MAEConfig
+
     def __init__(self, encoder: VisionEncoder, config: MAEConfig) -> None:
         super().__init__()
         self.encoder = encoder

@@ -85,16 +85,21 @@ class SupMIM(Method):
     reads `target_view` where there is one, except in shared mode.
     """
 
+    config: SupMIMConfig
+    encoder: VisionEncoder
     class_head: nn.Linear
     mim: MaskedPrediction | None  # None: plain supervised training
-
-    encoder: VisionEncoder
 
     def __init__(self, encoder: VisionEncoder, config: SupMIMConfig) -> None:
         super().__init__()
         num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early
         self.encoder, self.config = encoder, config
         self.register_module("mim", None)
+
+    @property
+    def label(self) -> str:
+        """`supervised` where no patches are predicted: a baseline is no result of the method."""
+        return self.config.name if self.config.lambda_mim else "supervised"
 
     def attach(self, data: Mapping[str, Any], tokenizer: TokenizerBundle | None) -> None:
         """Make what depends on the data: class head, target and decoder.
