@@ -36,8 +36,8 @@ class Settings(Protocol):
 class Method(nn.Module):
     """One pre-training objective around one encoder; subclasses define `forward(batch)`.
 
-    `encoder` is what gets exported and `branch` says which network that is. The trainer replaces
-    `gather` and `rank` when several processes train; a method never asks.
+    `encoder` is what gets exported and `branch` says which network that is. `gather` and `rank` are
+    hooks for a trainer of several processes; ours is one process and leaves them as they are.
     """
 
     config: Settings
