@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from contramask.masking import PatchMask, block_mask, num_cells, random_mask, take_tokens
+from contramask.masking import (
+    PatchMask,
+    block_mask,
+    check_mask,
+    num_cells,
+    num_visible,
+    random_mask,
+    take_tokens,
+)
 
 
 def check_consistent(mask: PatchMask, batch: int, length: int) -> None:
@@ -105,3 +113,57 @@ def test_take_tokens_picks_by_image() -> None:
     tokens = torch.arange(12.0).reshape(2, 3, 2)
     picked = take_tokens(tokens, torch.tensor([[2, 0], [1, 1]]))
     assert picked.tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "larger"),
+    [
+        ((40, 40), 8, "multiples of 16 px, such as 48x48"),
+        ((36, 36), 4, "multiples of 8 px, such as 40x40"),
+        ((112, 112), 16, "multiples of 32 px, such as 128x128"),
+        ((48, 80), 16, "multiples of 32 px, such as 64x96"),
+    ],
+)
+def test_grids_that_cells_do_not_cover_are_told_what_would_fit(
+    size: tuple[int, int], patch: int, larger: str
+) -> None:
+    grid = (size[0] // patch, size[1] // patch)
+    with pytest.raises(ValueError, match="cannot be covered by cells of 2x2") as caught:
+        check_mask(grid, patch, 0.75, 2)
+    text = str(caught.value)
+    assert f"views of {size[0]}x{size[1]} px in patches of {patch} px" in text
+    assert "set pretrain.method.mask_block to 1" in text
+    assert larger in text
+    check_mask(grid, patch, 0.75, 1)
+    fits = [int(side) // patch for side in larger.split()[-1].split("x")]
+    check_mask((fits[0], fits[1]), patch, 0.75, 2)
+
+
+def test_a_mask_must_leave_something_and_hide_something() -> None:
+    with pytest.raises(ValueError, match=r"32x32 px .*0\.75 leaves 0 of 1 cells of 2x2") as caught:
+        check_mask((2, 2), 16, 0.75, 2)
+    assert "set pretrain.method.mask_block to 1, another pretrain.method.mask_ratio" in str(
+        caught.value
+    )
+    with pytest.raises(ValueError, match=r"0\.8 leaves 0 of 4 patches visible") as caught:
+        check_mask((2, 2), 16, 0.8)
+    assert "mask_block" not in str(caught.value)
+    with pytest.raises(ValueError, match="leaves 4 of 4 patches visible"):
+        check_mask((2, 2), 16, 0.1, 1, lambda count, ratio: count)
+    check_mask((2, 2), 16, 0.75)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.3, 0.5, 0.65, 0.75, 0.9, 0.95])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 10, 49])
+def test_what_is_refused_early_is_what_would_be_refused_later(ratio: float, length: int) -> None:
+    noise = torch.rand(1, length)
+    if 0 < num_visible(length, ratio) < length:
+        check_mask((1, length), 8, ratio)
+        assert random_mask(noise, ratio).ids_keep.shape[1] == num_visible(length, ratio)
+    else:
+        for refused in (
+            lambda: check_mask((1, length), 8, ratio),
+            lambda: random_mask(noise, ratio),
+        ):
+            with pytest.raises(ValueError, match="visible"):
+                refused()

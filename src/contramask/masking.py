@@ -1,5 +1,6 @@
 """Which patches an encoder sees: random masks made from noise that the caller supplies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +22,18 @@ class PatchMask:
     mask: Tensor
 
 
+def num_visible(count: int, mask_ratio: float) -> int:
+    """How many of `count` patches or cells stay visible: rounded down, as MAE's released code."""
+    return int(count * (1 - mask_ratio))
+
+
 def random_mask(noise: Tensor, mask_ratio: float) -> PatchMask:
     """Hide the patches with the largest noise (B, L): MAE's masking, 2111.06377 section 3.
 
     `int(L * (1 - mask_ratio))` patches stay visible, rounded down as the released code does.
     """
     length = noise.shape[1]
-    num_keep = int(length * (1 - mask_ratio))
+    num_keep = num_visible(length, mask_ratio)
     if not 0 < num_keep < length:
         raise ValueError(
             f"a mask ratio of {mask_ratio} leaves {num_keep} of {length} patches visible; "
@@ -72,6 +78,43 @@ def num_cells(grid_size: Size, mask_block: int) -> int:
             f"{mask_block}; set mask_block to a common divisor (1 hides single patches)"
         )
     return (rows // mask_block) * (cols // mask_block)
+
+
+def check_mask(
+    grid_size: Size,
+    patch_size: int,
+    mask_ratio: float,
+    mask_block: int = 1,
+    visible_of: Callable[[int, float], int] = num_visible,
+) -> None:
+    """Raise `ValueError` if no mask of this kind fits the grid, with the sizes that do.
+
+    A method asks when it is built, long before it draws a mask. `visible_of` gives the number of
+    visible cells where it is not `num_visible`.
+    """
+    rows, cols = grid_size
+    given = f"views of {rows * patch_size}x{cols * patch_size} px in patches of {patch_size} px"
+    if rows % mask_block or cols % mask_block:
+        step = mask_block * patch_size
+        larger = "x".join(str(-(-side // mask_block) * step) for side in grid_size)
+        raise ValueError(
+            f"{given}: a grid of {rows}x{cols} patches cannot be covered by cells of {mask_block}x"
+            f"{mask_block}; set pretrain.method.mask_block to 1, or make the views' sides "
+            f"multiples of {step} px, such as {larger} (pretrain.image_size)"
+        )
+    cells = (rows // mask_block) * (cols // mask_block)
+    visible = visible_of(cells, mask_ratio)
+    if not 0 < visible < cells:
+        what, single = f"{cells} patches", ""
+        if mask_block > 1:
+            what = f"{cells} cells of {mask_block}x{mask_block} patches"
+            single = "pretrain.method.mask_block to 1, "
+        raise ValueError(
+            f"{given}: a mask ratio of {mask_ratio} leaves {visible} of {what} visible; at "
+            f"least one must stay visible and one be hidden; set {single}another "
+            "pretrain.method.mask_ratio, larger views (pretrain.image_size) or smaller patches "
+            "(pretrain.encoder.patch_size)"
+        )
 
 
 def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:

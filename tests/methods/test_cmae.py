@@ -113,6 +113,8 @@ def test_masks_come_from_the_images_keys_or_from_noise() -> None:
 def test_a_grid_that_cells_do_not_cover_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ValueError, match="grid of 4x5 patches cannot be covered by cells of 2x2"):
         tiny((16, 20))
+    with pytest.raises(ValueError, match=r"8x8 px .* ratio of 0\.65 leaves 0 of 1 cells of 2x2"):
+        tiny((8, 8))
 
 
 def test_no_gradient_reaches_the_target_and_every_online_parameter_gets_one() -> None:

@@ -30,10 +30,10 @@ def encoder(size: tuple[int, int] = SIZE, in_chans: int = 3) -> VisionEncoder:
     return build_encoder(config, size, in_chans)
 
 
-def method(**settings: Any) -> CMAEMao:
+def method(size: tuple[int, int] = SIZE, **settings: Any) -> CMAEMao:
     torch.manual_seed(0)
     settings = {"decoder": DECODER, "head_hidden_dim": 32, "head_out_dim": 8, **settings}
-    return CMAEMao(encoder(), CMAEMaoConfig(**settings)).train()
+    return CMAEMao(encoder(size), CMAEMaoConfig(**settings)).train()
 
 
 def batch(count: int = 8, size: tuple[int, int] = SIZE, in_chans: int = 3) -> Batch:
@@ -203,6 +203,18 @@ def test_the_hard_arm_asks_half_of_the_visible_tokens_and_hides_their_positions(
     told = [place for place in before.mask.ids_keep[0].tolist() if place not in before.places[0]]
     table[:, 1 + told[0]] = table[:, 1 + told[1]]
     assert not torch.allclose(model.read_views(given)[0].tokens, before.tokens, atol=1e-3)
+
+
+def test_the_hard_arm_needs_two_visible_patches_and_says_so_at_once() -> None:
+    with pytest.raises(
+        ValueError, match=r"leaves 1 of 4 patches visible; set .*position to visible"
+    ):
+        method((8, 8), position="hard")
+    with pytest.raises(ValueError, match=r"ratio of 0\.75 leaves 0 of 3 patches visible"):
+        method((4, 12))
+    model = method((8, 16), position="hard")  # two of eight: one is asked
+    assert model.read_views(batch(size=(8, 16)))[0].asked.shape == (8, 1, 40)
+    assert torch.isfinite(method((8, 8))(batch(size=(8, 8))).loss)
 
 
 def test_views_are_asked_about_other_tokens_in_the_hard_arm() -> None:

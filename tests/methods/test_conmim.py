@@ -60,13 +60,12 @@ def test_three_quarters_of_the_cells_are_hidden_rounded_up(
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6, 0.7, 0.9])
 @pytest.mark.parametrize("cols", [3, 5, 7, 10])
 def test_the_count_is_the_released_codes_for_any_ratio(ratio: float, cols: int) -> None:
-    method = tiny((8, 8 * cols), mask_ratio=ratio)
     expected = math.ceil(cols * ratio)
-    batch = batch_of((8, 8 * cols), count=2)
     if expected == cols:
-        with pytest.raises(ValueError, match="leaves 0 of"):
-            method.draw_mask(batch)
+        with pytest.raises(ValueError, match=rf"a mask ratio of {ratio} leaves 0 of {cols} cells"):
+            tiny((8, 8 * cols), mask_ratio=ratio)
     else:
+        method, batch = tiny((8, 8 * cols), mask_ratio=ratio), batch_of((8, 8 * cols), count=2)
         assert method.draw_mask(batch).mask.sum(dim=1).tolist() == [4 * expected] * 2
 
 
@@ -82,6 +81,8 @@ def test_masks_come_from_the_images_keys_or_from_noise() -> None:
 def test_a_grid_that_cells_do_not_cover_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ValueError, match="grid of 4x5 patches cannot be covered by cells of 2x2"):
         tiny((16, 20))
+    with pytest.raises(ValueError, match=r"8x8 px .* ratio of 0\.75 leaves 0 of 1 cells of 2x2"):
+        tiny((8, 8))
 
 
 def slow_loss(query: Tensor, key: Tensor, hidden: list[list[int]], temperature: float) -> float:

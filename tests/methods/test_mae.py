@@ -61,6 +61,13 @@ def test_49_of_196_patches_are_visible() -> None:
     assert mask.ids_keep.shape == (3, 49)
 
 
+def test_a_grid_too_small_for_the_ratio_is_refused_when_the_method_is_built() -> None:
+    with pytest.raises(
+        ValueError, match=r"4x12 px .* ratio of 0\.75 leaves 0 of 3 patches visible"
+    ):
+        tiny((4, 12))
+
+
 def test_a_constant_prediction_costs_what_algebra_says() -> None:
     """Normalised patches have mean 0 and mean square (P - 1) / P, since the variance is unbiased.
 

@@ -113,6 +113,12 @@ def test_lambda_0_is_the_supervised_baseline(slopes: Tensor, mode: str) -> None:
     assert method.reconstruct is None
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_baseline_is_not_called_supmim(weight: float) -> None:
+    method = SupMIM(build_encoder(SIZES, (32, 32), 3), SupMIMConfig(lambda_mim=weight))
+    assert method.label == ("supmim" if weight else "supervised")
+
+
 def test_the_supervised_half_starts_from_the_same_weights(slopes: Tensor) -> None:
     plain, dual = tiny(slopes, lambda_mim=0.0), tiny(slopes)
     batch = batch_of(slopes)
@@ -125,7 +131,8 @@ def test_the_supervised_half_starts_from_the_same_weights(slopes: Tensor) -> Non
 def test_the_loss_is_the_weighted_sum_and_reaches_everything(
     slopes: Tensor, mode: str, style: str
 ) -> None:
-    method = tiny(slopes, mode=mode, mask_style=style, lambda_mim=0.3)
+    share = 0.0 if (mode, style) == ("shared", "drop") else 0.25
+    method = tiny(slopes, mode=mode, mask_style=style, clean_share=share, lambda_mim=0.3)
     output = method(batch_of(slopes))
     terms = output.terms
     torch.testing.assert_close(output.loss.detach(), terms["class_loss"] + 0.3 * terms["mim_loss"])
@@ -305,6 +312,23 @@ def test_what_does_not_fit_is_refused_before_training(slopes: Tensor) -> None:
         attached(DATA, bundle_for(unit(slopes), patch=4))
 
 
+def test_masks_that_do_not_fit_are_refused_when_the_method_is_built() -> None:
+    def built(side: int, **settings: Any) -> None:
+        sizes = EncoderConfig(patch_size=16, embed_dim=16, depth=1, num_heads=2)
+        config = parse(SupMIMConfig, settings, "pretrain.method")
+        SupMIM(build_encoder(sizes, (side, side), 3), config)
+
+    with pytest.raises(ValueError, match="grid of 3x3 patches cannot be covered by cells of 2x2"):
+        built(48, mask_block=2)
+    with pytest.raises(ValueError, match=r"ratio of 0\.75 leaves 0 of 1 cells of 2x2 patches"):
+        built(32, mask_block=2)
+    # Where each image has a ratio of its own, below 0.75 of a single cell nothing is ever hidden.
+    with pytest.raises(ValueError, match=r"ratio of 0\.75 leaves 1 of 1 cells of 2x2 patches"):
+        built(32, mask_block=2, mode="shared")
+    built(48, mask_block=2, lambda_mim=0.0)  # hides nothing
+    built(32, mode="shared")
+
+
 def test_another_tokenizer_is_no_continuation(slopes: Tensor, tmp_path: Path) -> None:
     one = attached(DATA, bundle_for(unit(slopes)))
     two = attached(DATA, bundle_for(unit(slopes), codes=17))
@@ -332,6 +356,10 @@ def test_a_saved_state_restores_the_gauges_memory(slopes: Tensor) -> None:
         ({"target": {"name": "dvae"}}, "does not exist; allowed here: vq, pixels, pretrained"),
         ({"target": {"name": "pretrained"}}, "path: this key is required"),
         ({"lambda_mim": -1}, "greater than or equal to 0"),
+        (
+            {"mode": "shared", "mask_style": "drop"},
+            r"clean_share 0\.25 leaves images complete.*set clean_share to 0, or mask_style to",
+        ),
     ],
 )
 def test_mistakes_are_explained(values: dict[str, Any], text: str) -> None:

@@ -103,6 +103,40 @@ def test_paths_without_such_weights_are_named(
         load_pretrained(PretrainedTargetConfig(path=tmp_path / "last.ckpt", family="flava"), 16)
 
 
+class Callback:
+    """What Lightning puts into a checkpoint beside the weights."""
+
+
+def test_a_checkpoint_with_classes_says_how_to_get_the_weights_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"a": torch.ones(1)}, "callbacks": {Callback: 1}}, path)
+    with pytest.raises(ValueError, match=r"holds a \S+Callback beside .* save its state_dict with"):
+        load_pretrained(PretrainedTargetConfig(path=path), 16)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "last.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 damaged"])
+def test_files_that_hold_no_weights_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} holds no weights that can be read"):
+        load_pretrained(PretrainedTargetConfig(path=tmp_path / name), 16)
+
+
+def test_a_checkpoint_of_one_tensor_is_no_state_dict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", ModuleType("transformers"))
+    torch.save(torch.ones(1), tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="holds no state dict but a Tensor"):
+        load_pretrained(PretrainedTargetConfig(path=tmp_path / "last.ckpt"), 16)
+
+
 def taming_names() -> set[str]:
     """The 144 tensors of taming-transformers' f16 encoder, from its construction rules."""
     block = ["norm1", "conv1", "norm2", "conv2"]

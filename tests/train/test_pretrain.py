@@ -44,6 +44,22 @@ METHODS: dict[str, MethodConfig] = {
     "conmim": CONMIM,
     "supmim": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig()),
 }
+#: What is trained once for all checks: every method, and the baseline that SupMIM contains.
+TRAINED: dict[str, MethodConfig] = {
+    **METHODS,
+    "supervised": SupMIMConfig(lambda_mim=0.0),
+}
+#: Terms of each one's loss.
+TERMS = {
+    "mae": {"recon_loss"},
+    "cmae": {"recon_loss", "contrast_loss"},
+    "cmae_mao": {"recon_loss", "contrast_loss", "position_loss"},
+    "conmim": {"contrast_loss"},
+    "supmim": {"class_loss", "class_top1", "mim_loss"},
+    "supervised": {"class_loss", "class_top1"},
+}
+PAIRED = {"cmae", "cmae_mao", "conmim"}
+PICTURED = {"mae", "cmae", "cmae_mao", "supmim"}
 RUN = RunInfo(experiment="tiny-0000-s1", config_hash="0000", seed=1)
 
 
@@ -76,13 +92,13 @@ def train(store: Store, work: Path, config: PretrainConfig, **given: Any) -> Pre
 def results(
     tiny_store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, PretrainResult]:
-    """One training of each method, and the same one of CMAE again."""
+    """One training of each method and of the baseline, and the same one of CMAE again."""
     work = tmp_path_factory.mktemp("pretrain")
-    configs = {"mae": make_config(MAE), "cmae": make_config(CMAE), "again": make_config(CMAE)}
+    configs = {name: make_config(method) for name, method in {**TRAINED, "again": CMAE}.items()}
     return {name: train(tiny_store, work / name, config) for name, config in configs.items()}
 
 
-@pytest.mark.parametrize("method", ["mae", "cmae"])
+@pytest.mark.parametrize("method", [name for name in TRAINED if name != "conmim"])
 def test_the_encoder_loads_strictly_in_timm(
     results: dict[str, PretrainResult], method: str, tmp_path: Path
 ) -> None:
@@ -105,7 +121,7 @@ def test_the_encoder_loads_strictly_in_timm(
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["mae", "cmae"])
+@pytest.mark.parametrize("method", TRAINED)
 def test_the_manifest_says_what_the_weights_are(
     results: dict[str, PretrainResult], method: str, tiny_store: Store
 ) -> None:
@@ -113,7 +129,8 @@ def test_the_manifest_says_what_the_weights_are(
     manifest = bundle.manifest
     assert manifest["experiment"] == RUN.experiment
     assert manifest["method"] == method
-    assert manifest["branch"] == "online"
+    assert manifest["branch"] == ("target" if method == "conmim" else "online")
+    assert manifest["arch"]["kind"] == ("beit" if method == "conmim" else "vit")
     assert manifest["seed"] == RUN.seed
     assert manifest["config_hash"] == RUN.config_hash
     assert (manifest["mean"], manifest["std"]) == (data["mean"], data["std"])
@@ -121,7 +138,7 @@ def test_the_manifest_says_what_the_weights_are(
     assert {p.device.type for p in bundle.encoder.parameters()} == {"cpu"}
 
 
-@pytest.mark.parametrize("method", ["mae", "cmae"])
+@pytest.mark.parametrize("method", TRAINED)
 def test_rows_tables_arrays_and_facts(
     results: dict[str, PretrainResult], method: str, tmp_path: Path
 ) -> None:
@@ -130,6 +147,7 @@ def test_rows_tables_arrays_and_facts(
     output = StageOutput.read(tmp_path)
     assert output.rows.columns.tolist() == COLUMNS
     assert set(output.rows["protocol"]) == {"pretrain"}
+    assert set(output.rows["method"]) == {method}
     values = output.rows.set_index("metric")["value"]
     assert set(values.index) == {
         *("loss", "images_per_s", "seconds", "seconds_total"),
@@ -137,18 +155,20 @@ def test_rows_tables_arrays_and_facts(
     }
     curve = output.tables["curve"]
     assert curve["step"].tolist() == [2, 4, 6]
-    assert {"epoch", "lr", "loss", "recon_loss", "images_per_s"} <= set(curve)
-    assert ("contrast_loss" in curve) == (method == "cmae")
+    assert {"epoch", "lr", "loss", "images_per_s"} <= set(curve)
+    assert set().union(*TERMS.values()) & set(curve) == TERMS[method]
     assert values["loss"] == curve["loss"].iloc[-1]
     assert values["seconds"] <= values["seconds_total"] + 0.1
     assert values["parameters_m"] == pytest.approx(0.03, abs=0.01)
-    views = {"view", "target_view"} if method == "cmae" else {"view"}
-    assert set(output.arrays) == {"original", "masked", "reconstruction"} | views
-    for pictures in output.arrays.values():
-        assert pictures.shape == (12, 32, 32, 3)
-        assert pictures.dtype == np.uint8
+    views = {"view", "target_view"} if method in PAIRED else {"view"}
+    pictures = {"original", "masked", "reconstruction"} if method in PICTURED else set()
+    assert set(output.arrays) == pictures | views
+    for shown in output.arrays.values():
+        assert shown.shape == (12, 32, 32, 3)
+        assert shown.dtype == np.uint8
     facts = output.facts
-    assert facts["method"] == facts["config"]["method"]["name"] == method
+    assert facts["method"] == facts["plan"]["method"] == method
+    assert facts["config"]["method"]["name"] == TRAINED[method].name
     assert facts["plan"]["steps"] == 6
     assert facts["plan"]["lr after scaling"] == pytest.approx(1.5e-4 / 8)
     assert facts["seconds"] == pytest.approx(values["seconds"])

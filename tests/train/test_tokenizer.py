@@ -172,11 +172,20 @@ def test_methods_without_tokens_are_not_made_to_wait(
     assert not list(tmp_path.iterdir())
 
 
+def test_images_without_classes_are_refused_before_anything_is_trained(
+    plain_store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="supmim learns from classes and these images have none"):
+        trained(plain_store, tmp_path, replace(CONFIG, batch_size=16))
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_few_held_out_images_are_judged_on_train_images(
     plain_store: Store, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, epochs=1, batch_size=16, codebook=CodebookConfig(size=8, dim=4))
-    made = trained(plain_store, tmp_path, config)
+    labelled = Store(plain_store.folder, {**plain_store.manifest, "classes": ["any"]})
+    made = trained(labelled, tmp_path, config)
     assert made.bundle.manifest["health"]["split"] == "train"
     assert set(made.output.rows["split"]) == {"train"}
 

@@ -1,6 +1,7 @@
 """The pre-training methods; a new one is added to the two lines that list them here."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -9,7 +10,7 @@ from contramask.methods.cmae import CMAE, CMAEConfig
 from contramask.methods.cmae_mao import CMAEMao, CMAEMaoConfig
 from contramask.methods.conmim import ConMIM, ConMIMConfig
 from contramask.methods.mae import MAE, MAEConfig
-from contramask.methods.supmim import SupMIM, SupMIMConfig
+from contramask.methods.supmim import SupMIM, SupMIMConfig, check_classes
 from contramask.models.beit import build_beit
 from contramask.models.encoder import EncoderConfig, Size, build_encoder
 from contramask.models.family import Encoder
@@ -32,6 +33,15 @@ _METHODS = {
 def build_method(config: Config, encoder: Encoder) -> Method:
     """Wrap an encoder into the method that `config` belongs to."""
     return _METHODS[type(config)](encoder, config)  # type: ignore[no-any-return]
+
+
+def check_data(config: Config, data: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if the method cannot learn from a store with this manifest.
+
+    `attach` refuses the same; this is for whoever spends time before a method is built.
+    """
+    if isinstance(config, SupMIMConfig):
+        check_classes(data)
 
 
 def encoder_for(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -25,13 +25,22 @@ class StepOutput:
     terms: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Settings(Protocol):
+    """What all methods' configurations have in common."""
+
+    @property
+    def name(self) -> str:
+        """The name under which `pretrain.method` asks for the method."""
+
+
 class Method(nn.Module):
     """One pre-training objective around one encoder; subclasses define `forward(batch)`.
 
-    `encoder` is what gets exported and `branch` says which network that is. The trainer replaces
-    `gather` and `rank` when several processes train; a method never asks.
+    `encoder` is what gets exported and `branch` says which network that is. `gather` and `rank` are
+    hooks for a trainer of several processes; ours is one process and leaves them as they are.
     """
 
+    config: Settings
     encoder: Encoder
     branch: Literal["online", "target"] = "online"
     rank: int = 0
@@ -41,6 +50,11 @@ class Method(nn.Module):
         self.gather: Gather = _no_gather
         #: Ids of the frozen things this training learns from, for its record and its fingerprint.
         self.ingredients: dict[str, str] = {}
+
+    @property
+    def label(self) -> str:
+        """The name under which results and encoders of this training are kept."""
+        return self.config.name
 
     def attach(self, data: Mapping[str, Any], tokenizer: TokenizerBundle | None) -> None:
         """Make what depends on the data, once, before training; most methods need nothing.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from contramask.draws import uniform
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
 from contramask.losses import contrast_gauges, info_nce, normalise_patches, pixel_loss
-from contramask.masking import PatchMask, block_mask, num_cells, take_tokens
+from contramask.masking import PatchMask, block_mask, check_mask, num_cells, take_tokens
 from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
 from contramask.models.decoder import DecoderConfig, TokenDecoder
 from contramask.models.encoder import VisionEncoder, patchify
@@ -66,11 +66,11 @@ class CMAE(Method):
     for a large batch.
     """
 
-    couples_batch = True
+    config: CMAEConfig
 
     def __init__(self, encoder: VisionEncoder, config: CMAEConfig) -> None:
         super().__init__()
-        num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early
+        check_mask(encoder.grid_size, encoder.patch_size, config.mask_ratio, config.mask_block)
         self.encoder, self.config = encoder, config
         width, grid, ratio = encoder.embed_dim, encoder.grid_size, encoder.config.mlp_ratio
         pixels = encoder.patch_size**2 * encoder.in_chans

@@ -10,9 +10,12 @@ the same author's SDMAE code and of MoCo-v3, on which it builds:
 over two views v, cropped independently by the crop policy of `pretrain.views`; C is the in-batch
 cross-entropy at temperature T, its keys k from a moving average and without gradient.
 
-Every choice that is SDMAE's and not our default is one value away: norm_pix_loss false,
-position_loss mse_onehot with position_weight 1, con_site sdmae_branch with momentum and
-momentum_end 0.999, temperature 1. Not the paper of the same short name by Huang et al.: `cmae`.
+What SDMAE does otherwise inside the method can be set: norm_pix_loss false, decoder.num_heads 16,
+position_loss mse_onehot with position_weight 1, con_site sdmae_branch with head_out_dim 768 (for
+ViT-B), temperature 1, momentum and momentum_end 0.999. What cannot: its branch reads pixels, its
+position head starts at random (`models.branches` and `models.position` say why ours do not), and
+its views are the corner of an image and an altered random crop; cmae_parity comes nearest. Not the
+paper of the same short name by Huang et al.: `cmae`.
 """
 
 from dataclasses import dataclass as plain_dataclass
@@ -26,7 +29,7 @@ from torch import Tensor
 from contramask.draws import uniform
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
 from contramask.losses import contrast_gauges, info_nce, normalise_patches, pixel_loss
-from contramask.masking import PatchMask, random_mask, take_tokens
+from contramask.masking import PatchMask, check_mask, num_visible, random_mask, take_tokens
 from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
 from contramask.models.branches import ClassProjector, DecoderBranch, MomentumBranch
 from contramask.models.decoder import DecoderConfig, TokenDecoder
@@ -106,12 +109,12 @@ class CMAEMao(Method):
     position embedding, in the one pass that serves all losses, and only they are asked.
     """
 
-    couples_batch = True
-
+    config: CMAEMaoConfig
     encoder: VisionEncoder
 
     def __init__(self, encoder: VisionEncoder, config: CMAEMaoConfig) -> None:
         super().__init__()
+        _check_sizes(encoder, config)
         self.encoder, self.config = encoder, config
         width, grid, ratio = encoder.embed_dim, encoder.grid_size, encoder.config.mlp_ratio
         pixels = encoder.patch_size**2 * encoder.in_chans
@@ -242,3 +245,17 @@ class CMAEMao(Method):
         mask = self.draw_mask(batch)
         tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)
         return self.pixel_decoder.predict_all(tokens, mask), mask.mask
+
+
+def _check_sizes(encoder: VisionEncoder, config: CMAEMaoConfig) -> None:
+    """Raise `ValueError` if masks, or the tokens the hard arm asks, do not fit the grid."""
+    check_mask(encoder.grid_size, encoder.patch_size, config.mask_ratio)
+    patches = encoder.num_patches
+    visible = num_visible(patches, config.mask_ratio)
+    if config.position == "hard" and visible < 2:
+        raise ValueError(
+            f"position hard asks one half of the visible patches and tells the other half theirs, "
+            f"but a mask ratio of {config.mask_ratio} leaves {visible} of {patches} patches "
+            "visible; set pretrain.method.position to visible, a lower pretrain.method.mask_ratio, "
+            "larger views (pretrain.image_size) or smaller patches (pretrain.encoder.patch_size)"
+        )

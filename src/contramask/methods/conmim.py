@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from contramask.draws import uniform
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
-from contramask.masking import PatchMask, block_mask, num_cells, take_tokens
+from contramask.masking import PatchMask, block_mask, check_mask, num_cells, take_tokens
 from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
 from contramask.models.beit import BeitConfig, BeitEncoder
 from contramask.models.projector import TokenProjector
@@ -63,11 +63,12 @@ class ConMIM(Method):
     (B, cells). Batch norms couple the images of a batch; negatives do not.
     """
 
-    couples_batch = True
+    config: ConMIMConfig
 
     def __init__(self, encoder: BeitEncoder, config: ConMIMConfig) -> None:
         super().__init__()
-        num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early
+        grid, block = encoder.grid_size, config.mask_block
+        check_mask(grid, encoder.patch_size, config.mask_ratio, block, _visible_of)
         if config.beit.absolute_positions and config.key_centering == "none":
             log.warning(
                 "absolute positions can answer ConMIM's question without looking at the image; "
@@ -88,16 +89,13 @@ class ConMIM(Method):
         return self.target_encoder if self.branch == "target" else self.online_encoder
 
     def draw_mask(self, batch: Batch) -> PatchMask:
-        """The batch's mask: from `noise` (B, cells) if it brings some, else from the keys.
-
-        The released code rounds the number of hidden cells up.
-        """
+        """The batch's mask: from `noise` (B, cells) if it brings some, else from the keys."""
         grid, block = self.online_encoder.grid_size, self.config.mask_block
         cells = num_cells(grid, block)
         noise = batch.get("noise")
         if noise is None:
             noise = uniform(batch["key"], MASK_STREAM, cells)
-        hidden = math.ceil(cells * self.config.mask_ratio)
+        hidden = cells - _visible_of(cells, self.config.mask_ratio)
         # Half a cell less than the share, so that `block_mask`, which rounds too, cannot miss it.
         return block_mask(noise, (hidden - 0.5) / cells, grid, block)
 
@@ -138,6 +136,11 @@ class ConMIM(Method):
             for network in (self.online_encoder, self.target_encoder)
         )
         return {**gauges, "target_distance": (target - online).norm() / online.norm()}
+
+
+def _visible_of(cells: int, mask_ratio: float) -> int:
+    """The released code rounds the number of hidden cells up."""
+    return cells - math.ceil(cells * mask_ratio)
 
 
 def patch_info_nce(query: Tensor, key: Tensor, ids_hide: Tensor, temperature: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from contramask.draws import uniform
 from contramask.losses import normalise_patches, pixel_loss
-from contramask.masking import PatchMask, random_mask, take_tokens
+from contramask.masking import PatchMask, check_mask, random_mask, take_tokens
 from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
 from contramask.models.decoder import DecoderConfig, TokenDecoder
 from contramask.models.encoder import VisionEncoder, patchify
@@ -38,8 +38,11 @@ class MAEConfig:
 class MAE(Method):
     """Masked autoencoder. Batches need `view` (B, C, H, W), and `key` (B,) or `noise` (B, L)."""
 
+    config: MAEConfig
+
     def __init__(self, encoder: VisionEncoder, config: MAEConfig) -> None:
         super().__init__()
+        check_mask(encoder.grid_size, encoder.patch_size, config.mask_ratio)
         self.encoder = encoder
         self.config = config
         pixels = encoder.patch_size**2 * encoder.in_chans

@@ -1,5 +1,6 @@
 """Predicting hidden patches as a task beside another one: mask, encode, decode, score."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from contramask.draws import uniform
-from contramask.masking import PatchMask, block_mask, num_cells
+from contramask.masking import PatchMask, block_mask, check_mask, num_cells, num_visible
 from contramask.methods.base import MASK_STREAM, Batch
 from contramask.methods.mim_target import PixelTarget, TokenTarget
 from contramask.models.decoder import DecoderConfig, TokenDecoder
@@ -28,7 +29,12 @@ class MaskRule:
     ratio: float
     block: int  # patches per side of a masked cell
     style: Literal["drop", "replace"]
-    clean_share: float | None = None
+    clean_share: float | None = None  # None: equally many are hidden in all images
+
+    def check(self, encoder: VisionEncoder) -> None:
+        """Raise `ValueError` if no such mask fits the encoder's grid."""
+        visible_of = num_visible if self.clean_share is None else _fewest_visible
+        check_mask(encoder.grid_size, encoder.patch_size, self.ratio, self.block, visible_of)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class MaskedPrediction(nn.Module):
     def draw_hidden(self, batch: Batch) -> Tensor:
         """What is hidden in each image, (B, L) bool, as the rule says."""
         rule = self.rule
-        if rule.clean_share is None or rule.style == "drop":
+        if rule.clean_share is None:
             return self.draw_mask(batch).mask
         noise, draws = self._noise(batch), batch.get("ratio_noise")
         if draws is None:
@@ -122,6 +128,11 @@ class MaskedPrediction(nn.Module):
         if "noise" in batch:
             return batch["noise"]  # type: ignore[no-any-return]
         return uniform(batch["key"], MASK_STREAM, num_cells(self.grid_size, self.rule.block))
+
+
+def _fewest_visible(cells: int, mask_ratio: float) -> int:
+    """Of an image whose own ratio lies below `mask_ratio`."""
+    return cells - (math.ceil(cells * mask_ratio) - 1)
 
 
 def _nothing_dropped(hidden: Tensor) -> PatchMask:

@@ -26,12 +26,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.masking import num_cells
 from contramask.methods.base import Batch, Method, StepOutput
 from contramask.methods.masked_prediction import MaskedPass, MaskedPrediction, MaskRule
 from contramask.methods.mim_target import PixelTarget, TargetConfig, TokenTarget, VQTargetConfig
@@ -63,6 +62,15 @@ class SupMIMConfig:
     #: weak_strong: the classifier reads the same crop with altered colours, targets stay true.
     view_mode: Literal["single", "weak_strong"] = "single"
 
+    @model_validator(mode="after")
+    def _fits(self) -> "SupMIMConfig":
+        if self.mode == "shared" and self.mask_style == "drop" and self.clean_share:
+            raise ValueError(
+                f"clean_share {self.clean_share} leaves images complete, and mask_style drop hides "
+                "equally many patches in all; set clean_share to 0, or mask_style to replace"
+            )
+        return self
+
     @property
     def needs_tokenizer(self) -> bool:
         """Whether the tokenizer stage has to run first."""
@@ -74,7 +82,7 @@ class SupMIMConfig:
         style = self.mask_style
         if style == "auto":
             style = "drop" if self.mode == "dual" else "replace"
-        clean_share = self.clean_share if self.mode == "shared" else None
+        clean_share = self.clean_share if (self.mode, style) == ("shared", "replace") else None
         return MaskRule(self.mask_ratio, self.mask_block, style, clean_share)
 
 
@@ -85,16 +93,22 @@ class SupMIM(Method):
     reads `target_view` where there is one, except in shared mode.
     """
 
+    config: SupMIMConfig
+    encoder: VisionEncoder
     class_head: nn.Linear
     mim: MaskedPrediction | None  # None: plain supervised training
 
-    encoder: VisionEncoder
-
     def __init__(self, encoder: VisionEncoder, config: SupMIMConfig) -> None:
         super().__init__()
-        num_cells(encoder.grid_size, config.mask_block)  # refuses a grid that does not fit, early
+        if config.lambda_mim:
+            config.mask_rule.check(encoder)
         self.encoder, self.config = encoder, config
         self.register_module("mim", None)
+
+    @property
+    def label(self) -> str:
+        """`supervised` where no patches are predicted: a baseline is no result of the method."""
+        return self.config.name if self.config.lambda_mim else "supervised"
 
     def attach(self, data: Mapping[str, Any], tokenizer: TokenizerBundle | None) -> None:
         """Make what depends on the data: class head, target and decoder.
@@ -102,11 +116,7 @@ class SupMIM(Method):
         data is the store's manifest. Raises `ValueError` for images without classes, and for a
         missing, refused or unfitting tokenizer.
         """
-        if not data["classes"]:
-            raise ValueError(
-                "supmim learns from classes and these images have none; choose another method "
-                "(pretrain.method.name), or give the images labels"
-            )
+        check_classes(data)
         config = self.config
         self.class_head = nn.Linear(self.encoder.embed_dim, len(data["classes"]))
         nn.init.trunc_normal_(self.class_head.weight, std=0.02)
@@ -224,6 +234,15 @@ class SupMIM(Method):
             return tokens[:, 0]
         weight = visible / visible.sum(dim=1, keepdim=True)
         return torch.einsum("bvd,bv->bd", tokens[:, 1:], weight.to(tokens.dtype))
+
+
+def check_classes(data: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a store's manifest without classes."""
+    if not data["classes"]:
+        raise ValueError(
+            "supmim learns from classes and these images have none; choose another method "
+            "(pretrain.method.name), or give the images labels"
+        )
 
 
 def _classified(batch: Batch) -> Tensor:

@@ -61,7 +61,8 @@ class Quantised:
 class Codebook(nn.Module):
     """K codes of d numbers. No gradient reaches them: `update` moves them after each step.
 
-    `gather` collects tensors of all ranks in rank order, after which every rank updates alike.
+    `gather` is a hook for training in several processes, to collect the tensors of all; ours is one
+    process and leaves it as it is.
     """
 
     codes: Tensor  # (K, d)

@@ -11,7 +11,7 @@ class MLPHead(nn.Sequential):
 
     (B, in_dim) to (B, out_dim), in float32 also under autocast. As in the released code: batch
     norm eps 1e-6, no norm at the end, PyTorch's own initialisation of the linear layers. The
-    trainer swaps in synchronised batch norms when several processes train.
+    released code's batch norm is synchronised between processes; ours trains in one.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, norm_eps: float = 1e-6) -> None:

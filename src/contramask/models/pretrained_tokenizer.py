@@ -6,13 +6,16 @@ disk. Mind their licences and the images they were trained on.
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -124,11 +127,7 @@ def taming_config(transformers: Any, codes: int, dim: int = 256) -> Any:
 
 
 def _taming(path: Path, transformers: Any) -> nn.Module:
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
+    state = _weights(path)
     # The decoder draws pictures and the loss holds a discriminator; tokens need neither.
     state = {k: v for k, v in state.items() if not k.startswith(("decoder.", "loss."))}
     if "quantize.embedding.weight" not in state:
@@ -141,6 +140,28 @@ def _taming(path: Path, transformers: Any) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"{path} holds no VQGAN of the ImageNet f16 sizes: {error}") from None
     return model
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The state dict of a safetensors file or a checkpoint; `ValueError` for anything else."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, KeyError) as error:
+        # Lightning's checkpoints hold its callbacks, and torch names the first class it meets.
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not foreign:
+            raise ValueError(f"{path} holds no weights that can be read: {error}") from None
+        raise ValueError(
+            f"{path} holds a {foreign[1]} beside its weights, and to load that would run its code; "
+            "if you trust the file, read it with torch.load(..., weights_only=False), save its "
+            "state_dict with safetensors.torch.save_file, and give that file's path instead"
+        ) from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds no state dict but a {type(state).__name__}")
+    found: dict[str, Tensor] = state.get("state_dict", state)
+    return found
 
 
 def _chameleon_tokens(model: Any, pixels: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def normal_notes(columns: Sequence[Measured], curves: Mapping[str, pd.DataFrame]
             "SupMIM is far ahead where labels are few",
             "It has learnt from all labels of the training images, so five labels a class and kNN "
             "only repeat what it was told. Compare it with its own baseline, the same training "
-            "with lambda_mim = 0, and on tasks with other labels.",
+            "with lambda_mim = 0, which tables call supervised, and on tasks with other labels.",
         ),
         Note(
             "Two runs of the same recipe differ",

@@ -94,10 +94,10 @@ def pretrain(
     curve = fit(method, loader, plan, tracker, keeper)
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
-    bundle = make_bundle(method.encoder, run, config.method.name, method.branch, store.manifest)
+    bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
     facts = {
         "stage": "pretrain",
-        "method": config.method.name,
+        "method": method.label,
         "plan": planned,
         "config": to_plain(config),
         "ingredients": method.ingredients,
@@ -183,7 +183,7 @@ def _plan_facts(
     flops, seconds = measure_step(method, next(loader.epoch(0)), machine)
     steps = loader.steps_per_epoch * config.epochs
     return {
-        "method": config.method.name,
+        "method": method.label,
         "images": len(store["train"]),
         "view size": "x".join(str(side) for side in _view_size(store, config)),
         "epochs": config.epochs,

@@ -23,6 +23,7 @@ from contramask.data.config import ScaleRange, Share
 from contramask.data.loader import ImageLoader, Views
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig, ViewMaker
+from contramask.methods import check_data
 from contramask.methods.base import Batch, StepOutput
 from contramask.models.codebook import CodebookConfig, codebook_size
 from contramask.models.encoder import Size
@@ -137,6 +138,7 @@ def train_tokenizer(
     """
     if not getattr(pretrain.method, "needs_tokenizer", False):
         return _skipped(pretrain.method.name)
+    check_data(pretrain.method, store.manifest)  # not only after this training
     started = time.perf_counter()
     machine = pick_machine(launch)
     size = _image_size(store, pretrain)
