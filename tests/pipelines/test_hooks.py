@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PARAMS: dict[str, Any] = {
     "experiment": "auto",
     "seed": 3,
-    "dataset": {"root": "images"},
+    "dataset": {"source": "folder", "root": "images"},
     "pretrain": {"method": {"name": "mae"}, "epochs": 2},
 }
 
