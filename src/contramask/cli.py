@@ -8,7 +8,7 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
-from contramask.commands import embed, evaluate, export
+from contramask.commands import embed, evaluate, export, import_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parity.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parity.set_defaults(run=_parity)
-    for module in (evaluate, embed, export):
+    for module in (evaluate, embed, export, import_weights):
         module.add(commands)
     options = parser.parse_args(arguments)
     try:
