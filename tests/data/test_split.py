@@ -5,6 +5,7 @@ from contramask.data.split import (
     chosen_rows,
     name_share,
     settle_splits,
+    split_by_class,
     split_by_name,
     split_word,
 )
@@ -77,3 +78,18 @@ def test_limits_by_split() -> None:
     assert {labels[row] for row in rows if splits[row] == "train"} == {0, 1}
     assert [row for row in rows if splits[row] == "val"] == [1, 4]
     assert chosen_rows(NAMES[:6], splits, labels, (None, 0)) == [0, 3, 5]
+
+
+def test_each_class_gives_its_share_to_val() -> None:
+    strata = ["common"] * 900 + ["rare"] * 95 + ["pair"] * 2 + ["lone"] * 3
+    strata[-1], strata[-2] = "single", "other"
+    splits = split_by_class(NAMES, strata, 0.1)
+    val = [kind for kind, split in zip(strata, splits, strict=True) if split == "val"]
+    counts = {kind: val.count(kind) for kind in set(strata)}
+    assert counts == {"common": 90, "rare": 10, "pair": 1, "lone": 0, "single": 0, "other": 0}
+    assert split_by_class(NAMES[::-1], strata[::-1], 0.1) == splits[::-1]
+    assert set(split_by_class(NAMES, strata, 0)) == {"train"}
+    assert settle_splits([None] * 1000, NAMES, 0.1, strata)[0] == splits
+    one_class = settle_splits([None] * 1000, NAMES, 0.1, [7] * 1000)
+    assert one_class == settle_splits([None] * 1000, NAMES, 0.1)
+    assert "each class alike" in settle_splits([None] * 1000, NAMES, 0.1, strata)[1]

@@ -69,6 +69,7 @@ def data_card(
         "class_counts": _class_counts(good, manifest["classes"]),
         "unlabelled": int((good["label"] < 0).sum()),
         "modes": _counts(good["mode"]),
+        "channels": _counts(good["channels"]),
         "bit_depths": _counts(good["bit_depth"]),
         "sizes": {side: _spread(good[side]) for side in ("height", "width")},
         "enlarged": int((good[["height", "width"]].min(axis=1) < manifest["image_size"][0]).sum()),

@@ -37,6 +37,25 @@ def split_by_name(names: Sequence[str], val_fraction: float) -> list[Split]:
     return splits
 
 
+def split_by_class(names: Sequence[str], strata: Sequence[object], fraction: float) -> list[Split]:
+    """Put about the same share of each class (any value of `strata`) into val, by name.
+
+    A class of two images or more is in both splits, unless `fraction` is 0.
+    """
+    splits: list[Split] = ["train"] * len(names)
+    members: dict[object, list[int]] = {}
+    for i, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(i)
+    for own in members.values():
+        own.sort(key=lambda i: (name_share(names[i]), names[i]))
+        count = round(fraction * len(own))
+        if len(own) > 1 and fraction > 0:
+            count = min(max(count, 1), len(own) - 1)
+        for i in own[: count if len(own) > 1 else 0]:
+            splits[i] = "val"
+    return splits
+
+
 def split_word(text: object) -> str | None:
     """`train`, `val` or `test` as a folder, file or table cell names it (train2017, valid, ...)."""
     found = _SPLIT_WORD.fullmatch(str(text).strip())
@@ -44,12 +63,16 @@ def split_word(text: object) -> str | None:
 
 
 def settle_splits(
-    given: Sequence[str | None], names: Sequence[str], val_fraction: float
+    given: Sequence[str | None],
+    names: Sequence[str],
+    val_fraction: float,
+    strata: Sequence[object] | None = None,
 ) -> tuple[list[Split | None], str]:
     """The split of each image from what the source says (train, val, test or None), and a fact.
 
     Given both train and val (or test, which then serves as val) they are kept and the rest is left
-    out. Otherwise val is drawn by name, from the train part where there is one.
+    out. Otherwise val is drawn by name, from the train part where there is one, and with `strata`
+    (classes, for one) from each of them alike.
     """
     there = set(given)
     if "train" in there and there & {"val", "test"}:
@@ -58,11 +81,17 @@ def settle_splits(
         what = "the test part serves as val" if second == "test" else "train and val"
         return [kept.get(word) for word in given], f"given by the source: {what}"
     rows = [i for i, word in enumerate(given) if word == "train" or "train" not in there]
-    drawn = split_by_name([names[i] for i in rows], val_fraction)
+    own = [names[i] for i in rows]
+    kinds = [strata[i] for i in rows] if strata is not None else []
+    by_class = len(set(kinds)) > 1
+    drawn = (
+        split_by_class(own, kinds, val_fraction) if by_class else split_by_name(own, val_fraction)
+    )
     splits: list[Split | None] = [None] * len(names)
     for i, split in zip(rows, drawn, strict=True):
         splits[i] = split
     origin = "the train part" if "train" in there else "all images"
+    origin += ", of each class alike," if by_class else ""
     return splits, f"by name, {val_fraction:g} of {origin} into val"
 
 

@@ -25,10 +25,11 @@ def read(config: DatasetConfig) -> Source:
             f" {' '.join(sorted(EXTENSIONS))} files, at any depth"
         )
     facts: dict[str, Any] = {"ignored_files": ignored}
-    depth = _top(names)
-    splits, facts["split"] = settle_splits(_split_words(names, depth), names, config.val_fraction)
+    given = _split_words(names, _top(names))
+    folders = _class_names(names, any(given)) if config.labels == "folders" else [""] * len(names)
+    splits, facts["split"] = settle_splits(given, names, config.val_fraction, folders)
     facts["outside_splits"] = splits.count(None)
-    labels, classes = _labels(names, splits, config, facts)
+    labels, classes = _labels(folders, splits, config, facts)
     rows = chosen_rows(names, splits, labels, (config.limit, config.val_limit))
 
     def make(i: int) -> Record:
@@ -97,13 +98,12 @@ def _class_names(names: list[str], has_splits: bool) -> list[str]:
 
 
 def _labels(
-    names: list[str], splits: list[Split | None], config: DatasetConfig, facts: dict[str, Any]
+    folders: list[str], splits: list[Split | None], config: DatasetConfig, facts: dict[str, Any]
 ) -> tuple[list[int], list[str]]:
     """The class index of each image (-1 without one) and the class names."""
     if config.labels == "none":
-        return [-1] * len(names), []
-    found = _class_names(names, facts["split"].startswith("given"))
-    kept = [name for name, split in zip(found, splits, strict=True) if split]
+        return [-1] * len(folders), []
+    kept = [name for name, split in zip(folders, splits, strict=True) if split]
     classes = sorted(set(kept) - {""})
     if len(classes) < 2:
         raise ValueError(
@@ -113,4 +113,4 @@ def _labels(
         )
     facts["without_class_folder"] = kept.count("")
     position = {name: i for i, name in enumerate(classes)}
-    return [position.get(name, -1) for name in found], classes
+    return [position.get(name, -1) for name in folders], classes

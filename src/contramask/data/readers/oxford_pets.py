@@ -34,9 +34,8 @@ def read(config: DatasetConfig) -> Source:
     breeds = sorted({_breed(name) for name in images}, key=str.lower)
     labels = [breeds.index(_breed(name)) for name in images]
     given = _listed(tree, start)
-    splits, split_fact = settle_splits(
-        [given.get(PurePosixPath(name).stem) for name in images], images, config.val_fraction
-    )
+    words = [given.get(PurePosixPath(name).stem) for name in images]
+    splits, split_fact = settle_splits(words, images, config.val_fraction, labels)
     rows = chosen_rows(images, splits, labels, (config.limit, config.val_limit))
 
     def make(i: int) -> Record:

@@ -45,7 +45,7 @@ def row_source(
     labels, classes = label_indices(rows.get("label"), len(rows), label_names)
     names = _unique(rows["name"].astype(str).tolist())
     words = [split_word(word) for word in rows["split"]] if "split" in rows else [None] * len(rows)
-    splits, facts["split"] = settle_splits(words, names, config.val_fraction)
+    splits, facts["split"] = settle_splits(words, names, config.val_fraction, labels)
     facts["outside_splits"] = splits.count(None)
     kept = chosen_rows(names, splits, labels, (config.limit, config.val_limit))
 

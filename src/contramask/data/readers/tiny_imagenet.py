@@ -19,7 +19,7 @@ from contramask.data.config import DatasetConfig
 from contramask.data.readers import parquet, tiny_imagenet_files
 from contramask.data.readers.layout import Layout
 from contramask.data.record import SPLITS, Instance, LazyRecords, Record, Source, Split
-from contramask.data.split import split_by_name
+from contramask.data.split import split_by_class, split_by_name
 from contramask.data.tree import FileTree, given_root
 
 _BOX = ["xmin", "ymin", "xmax", "ymax"]
@@ -132,7 +132,11 @@ def _splits(table: pd.DataFrame, config: DatasetConfig) -> pd.Series:
     if (splits == "train").any():
         return splits
     names = [f"{row.shard}/{row.group}/{row.row}" for row in table.itertuples()]
-    return pd.Series(split_by_name(names, config.val_fraction), index=table.index)
+    if "label" in table and table["label"].notna().any():
+        drawn = split_by_class(names, table["label"].tolist(), config.val_fraction)
+    else:
+        drawn = split_by_name(names, config.val_fraction)
+    return pd.Series(drawn, index=table.index)
 
 
 def _with_classes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
