@@ -20,7 +20,8 @@ TEXTS = {
     "cmae": "img 16 patch 4 encoder 16x2 heads 2 pixel dec 8x2 heads 2 feature dec 8x1 heads 4 "
     "projector 16-12-6 predictor 6-12-6, mask 0.65 in 2x2 units, tau 0.2, weights 1, 1",
 }
-ENCODER = EncoderConfig(patch_size=4, embed_dim=16, depth=2, num_heads=2)
+#: No two MLPs are of one ratio: the sizes come from the weights.
+ENCODER = EncoderConfig(patch_size=4, embed_dim=16, depth=2, num_heads=2, mlp_ratio=3)
 #: Our names inside a transformer, and those of the CMAE code.
 CMAE_PARTS = [
     (r"patch_embed\.proj\.", "patch_embed.projection."),
@@ -60,7 +61,7 @@ def perturb(method: MAE | CMAE) -> None:
 
 def answers_of_mae() -> dict[str, Tensor]:
     """Everything an MAE file holds, computed by our MAE."""
-    small = DecoderConfig(embed_dim=8, depth=1, num_heads=2)
+    small = DecoderConfig(embed_dim=8, depth=1, num_heads=2, mlp_ratio=2)
     method = MAE(build_encoder(ENCODER, (16, 16), 3), MAEConfig(decoder=small))
     perturb(method)
     batch = {"view": torch.randn(3, 3, 16, 16), "noise": torch.rand(3, 16)}
@@ -78,7 +79,7 @@ def answers_of_mae() -> dict[str, Tensor]:
 def answers_of_cmae() -> dict[str, Tensor]:
     """Everything a CMAE file holds, computed by our CMAE."""
     config = CMAEConfig(
-        decoder=DecoderConfig(embed_dim=8, depth=2, num_heads=2),
+        decoder=DecoderConfig(embed_dim=8, depth=2, num_heads=2, mlp_ratio=4),
         feature_decoder=DecoderConfig(embed_dim=8, depth=1, num_heads=4),
         head_hidden_dim=12,
         head_out_dim=6,

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from contramask.cli import main
 from contramask.interop.parity import Comparison, _compare, compare_file
 
 ANSWERS = Path(__file__).parents[2].parent / "shared" / "known-answers"
@@ -78,6 +79,25 @@ def test_a_file_of_our_own_agrees(write_answer: Callable[[str], Path], kind: str
     comparisons = compare_file(write_answer(kind))
     assert disagreeing(comparisons) == set()
     assert {c.quantity for c in comparisons} > OUTPUTS[kind]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("input", "lacks the tensor 'input'"), ("model.norm.bias", "do not fit together")],
+)
+def test_an_incomplete_file_is_told(
+    write_answer: Callable[[str], Path], tmp_path: Path, name: str, message: str
+) -> None:
+    path = changed(write_answer("mae"), tmp_path / "x", lambda t: t.pop(name), ("", ""))
+    with pytest.raises(ValueError, match=message):
+        compare_file(path)
+
+
+def test_what_is_no_such_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "notes.safetensors"
+    path.write_text("no tensors at all")
+    assert main(["parity", str(path)]) == 1
+    assert "notes.safetensors is no safetensors file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def build_conmim(answer: KnownAnswer) -> ConMIM:
     if not torch.equal(theirs, gen_relative_position_index(encoder.grid_size)):
         raise ValueError("the file numbers relative positions differently from timm's Beit")
     config = ConMIMConfig(
-        mask_ratio=float(mask[0].float().mean()),
+        # Half a patch less than the share, which is rounded up: a float cannot be exact.
+        mask_ratio=(int(mask[0].sum()) - 0.5) / mask.shape[1],
         mask_block=1,  # the file's mask is of single patches
         beit=beit,
         head_hidden_dim=len(state["projectors.0.weight"]),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from contramask.methods import build_method
@@ -17,7 +17,7 @@ from contramask.methods.base import Method
 from contramask.methods.cmae import CMAEConfig
 from contramask.methods.mae import MAEConfig
 from contramask.models.decoder import DecoderConfig
-from contramask.models.encoder import EncoderConfig, build_encoder
+from contramask.models.encoder import EncoderConfig, VisionEncoder, build_encoder
 
 State = dict[str, Tensor]
 
@@ -67,9 +67,12 @@ class KnownAnswer:
 
 def read_known_answer(path: Path) -> KnownAnswer:
     """Read a known-answer file; raises `ValueError` if it is none of `mae`, `cmae`, `conmim`."""
-    with safe_open(path, "pt") as archive:
-        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-        metadata = archive.metadata() or {}
+    try:
+        with safe_open(path, "pt") as archive:
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+            metadata = archive.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file ({error})") from None
     if "loss_ct" in tensors:
         kind = "cmae"
     elif "pred" in tensors and "model.decoder_embed.weight" in tensors:
@@ -113,16 +116,33 @@ NAMES: dict[str, Callable[[str], str]] = {"mae": mae_name, "cmae": cmae_name}
 def build_from(answer: KnownAnswer) -> Method:
     """Our method, of the file's sizes and with the official weights inside (loaded strictly)."""
     builder = {"mae": _build_mae, "cmae": _build_cmae}[answer.kind]
-    method = builder(answer)
     state = {NAMES[answer.kind](k): v for k, v in answer.under("model.").items()}
+    method = builder(answer, state)
     method.load_state_dict(state)
     return method
 
 
-def _encoder_config(answer: KnownAnswer, patch: Tensor, depth: int) -> EncoderConfig:
-    heads = int(answer.number(r"encoder \S+ heads (\d+)"))
-    width, _, size, _ = patch.shape
-    return EncoderConfig(patch_size=size, embed_dim=width, depth=depth, num_heads=heads)
+def _encoder(answer: KnownAnswer, state: State) -> VisionEncoder:
+    image = answer.tensors["input"]
+    width, _, size, _ = state["encoder.patch_embed.proj.weight"].shape
+    config = EncoderConfig(
+        patch_size=size,
+        embed_dim=width,
+        depth=_count(state, "encoder.blocks."),
+        num_heads=int(answer.number(r"encoder \S+ heads (\d+)")),
+        mlp_ratio=len(state["encoder.blocks.0.mlp.fc1.bias"]) / width,
+    )
+    return build_encoder(config, (image.shape[2], image.shape[3]), image.shape[1])
+
+
+def _decoder(state: State, name: str, num_heads: float) -> DecoderConfig:
+    width = len(state[f"{name}.embed.bias"])
+    return DecoderConfig(
+        embed_dim=width,
+        depth=_count(state, f"{name}.blocks."),
+        num_heads=int(num_heads),
+        mlp_ratio=len(state[f"{name}.blocks.0.mlp.fc1.bias"]) / width,
+    )
 
 
 def _count(state: State, prefix: str) -> int:
@@ -130,38 +150,21 @@ def _count(state: State, prefix: str) -> int:
     return len(places)
 
 
-def _build_mae(answer: KnownAnswer) -> Method:
-    state, image = answer.under("model."), answer.tensors["input"]
-    encoder = build_encoder(
-        _encoder_config(answer, state["patch_embed.proj.weight"], _count(state, "blocks.")),
-        (image.shape[2], image.shape[3]),
-        image.shape[1],
-    )
-    decoder = DecoderConfig(
-        embed_dim=state["decoder_embed.weight"].shape[0],
-        depth=_count(state, "decoder_blocks."),
-        num_heads=int(answer.number(r"decoder \S+ heads (\d+)")),
-    )
+def _build_mae(answer: KnownAnswer, state: State) -> Method:
+    encoder = _encoder(answer, state)
+    heads = answer.number(r"decoder \S+ heads (\d+)")
+    decoder = _decoder(state, "pixel_decoder", heads)
     ratio = answer.number(r"mask_ratio ([\d.]+)")
     norm = "norm_pix True" in answer.config
     return build_method(MAEConfig(mask_ratio=ratio, norm_pix_loss=norm, decoder=decoder), encoder)
 
 
-def _build_cmae(answer: KnownAnswer) -> Method:
-    state, image = answer.under("model."), answer.tensors["input"]
-    patch = state["backbone.patch_embed.projection.weight"]
-    encoder = build_encoder(
-        _encoder_config(answer, patch, _count(state, "backbone.layers.")),
-        (image.shape[2], image.shape[3]),
-        image.shape[1],
-    )
+def _build_cmae(answer: KnownAnswer, state: State) -> Method:
+    encoder = _encoder(answer, state)
 
     def decoder(kind: str) -> DecoderConfig:
-        return DecoderConfig(
-            embed_dim=state[f"{kind}_decoder.decoder_embed.weight"].shape[0],
-            depth=_count(state, f"{kind}_decoder.decoder_blocks."),
-            num_heads=int(answer.number(rf"{kind} dec \S+ heads (\d+)")),
-        )
+        heads = answer.number(rf"{kind} dec \S+ heads (\d+)")
+        return _decoder(state, f"{kind}_decoder", heads)
 
     config = CMAEConfig(
         mask_ratio=answer.number(r"mask ([\d.]+)"),

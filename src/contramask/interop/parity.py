@@ -36,12 +36,17 @@ def compare_file(path: Path) -> list[Comparison]:
     """Run our method on a known-answer file's input and compare losses, outputs and gradients.
 
     The relative difference of a tensor is max |ours - official| / max |official|.
-    Raises `ValueError` if the file is none we know.
+    Raises `ValueError` if the file is none we know, or incomplete.
     """
     answer = read_known_answer(path)
     build = build_conmim if answer.kind == "conmim" else build_from
-    method = build(answer).float().train()
-    pairs = list(_pairs(method, answer))
+    try:
+        method = build(answer).float().train()
+        pairs = list(_pairs(method, answer))
+    except KeyError as error:
+        raise ValueError(f"{path.name} lacks the tensor {error}") from None
+    except RuntimeError as error:
+        raise ValueError(f"{path.name} holds tensors that do not fit together: {error}") from None
     gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     rename = conmim_name if answer.kind == "conmim" else NAMES[answer.kind]
     for name, official in answer.under("grad.").items():

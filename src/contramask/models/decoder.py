@@ -53,6 +53,7 @@ class DecoderConfig:
     embed_dim: int = Field(default=512, ge=8)
     depth: int = Field(default=8, ge=1)
     num_heads: int = Field(default=16, ge=1)
+    mlp_ratio: float | None = Field(default=None, gt=0)  # None: the encoder's
 
 
 class TokenDecoder(nn.Module):
@@ -82,7 +83,13 @@ class TokenDecoder(nn.Module):
         self.pos_embed = nn.Parameter(sincos_positions(width, grid_size), requires_grad=False)
         self.blocks = nn.Sequential(
             *(
-                kind(width, config.num_heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
+                kind(
+                    width,
+                    config.num_heads,
+                    config.mlp_ratio or mlp_ratio,
+                    qkv_bias=True,
+                    norm_layer=LayerNorm,
+                )
                 for kind in [Block] * (config.depth - 1) + [ReadoutBlock]
             )
         )
