@@ -24,7 +24,8 @@ class SamplePhotos:
 
     def __getitems__(self, indices: np.ndarray) -> np.ndarray:
         """uint8 (B, S, S, 3)."""
-        return self.pixels[indices]
+        found: np.ndarray = self.pixels[indices]
+        return found
 
 
 def _cut_out(draws: np.random.Generator, size: int) -> np.ndarray:
@@ -33,4 +34,5 @@ def _cut_out(draws: np.random.Generator, size: int) -> np.ndarray:
     side = int(draws.integers(room // 3, room))
     top, left = (int(draws.integers(length - side + 1)) for length in photo.shape[:2])
     cut = np.ascontiguousarray(photo[top : top + side, left : left + side])
-    return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA)
+    small: np.ndarray = cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA)
+    return small

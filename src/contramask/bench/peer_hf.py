@@ -23,7 +23,7 @@ class HFParts(PeerParts):
         self.model = ViTMAEForPreTraining(settings)
         self.encoder = self.model.vit
         self.encoder.register_forward_hook(self._remember)
-        self.feature_decoder: nn.Module | None = None
+        self.feature_decoder: Any = None
         method = config.method_config()
         if isinstance(method, CMAEConfig):
             shallow = copy.deepcopy(settings)
@@ -42,16 +42,17 @@ class HFParts(PeerParts):
         features = self.feature_decoder(seen.last_hidden_state, seen.ids_restore).logits
         return loss, features.mean(dim=1)
 
-    def whole_encoder(self) -> nn.Module:
+    def whole_encoder(self) -> Any:
         """A frozen copy that hides nothing."""
-        whole = frozen_copy(self.encoder)
+        whole: Any = frozen_copy(self.encoder)
         whole._forward_hooks.clear()
         whole.config.mask_ratio = 0.0
         return whole
 
     def read(self, encoder: nn.Module, view: Tensor) -> Tensor:
         """The encoder's last states."""
-        return encoder(view).last_hidden_state  # type: ignore[no-any-return]
+        tokens: Tensor = encoder(view).last_hidden_state
+        return tokens
 
     def _remember(self, encoder: nn.Module, given: Any, seen: Any) -> None:
         """The model's output tells its loss, not the tokens the decoder read."""
@@ -60,8 +61,9 @@ class HFParts(PeerParts):
     def use_explicit_attention(self) -> None:
         """The package's own eager attention."""
         for part in self.modules():
-            if hasattr(part, "config"):
-                part.config._attn_implementation = "eager"
+            settings = getattr(part, "config", None)
+            if isinstance(settings, ViTMAEConfig):
+                settings._attn_implementation = "eager"
 
 
 def _settings(config: BenchConfig) -> ViTMAEConfig:

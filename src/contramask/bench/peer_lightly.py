@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from typing import Any
 
 from lightly.models import utils
 from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
@@ -36,7 +37,7 @@ class LightlyParts(PeerParts):
         )
         self.encoder = MaskedVisionTransformerTIMM(vit=vit)
         self.decoder = _decoder(config, config.decoder[1])
-        self.feature_decoder: MAEDecoderTIMM | None = None
+        self.feature_decoder: Any = None
         method = config.method_config()
         if isinstance(method, CMAEConfig):
             self.feature_decoder = _decoder(config, method.feature_decoder.depth)
@@ -55,11 +56,13 @@ class LightlyParts(PeerParts):
         if self.feature_decoder is None:
             return loss, tokens[:, 0]
         states = _decode(self.feature_decoder, tokens, keep, size)
-        return loss, self.feature_decoder.predict(states[:, 1:]).mean(dim=1)
+        feature: Tensor = self.feature_decoder.predict(states[:, 1:]).mean(dim=1)
+        return loss, feature
 
     def whole_encoder(self) -> nn.Module:
         """A frozen copy; it returns tokens when nothing is masked."""
-        return frozen_copy(self.encoder)
+        copied: nn.Module = frozen_copy(self.encoder)
+        return copied
 
     def use_explicit_attention(self) -> None:
         """timm's switch, for every block."""

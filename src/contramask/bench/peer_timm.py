@@ -38,7 +38,7 @@ class TimmParts(PeerParts):
 
     def whole_encoder(self) -> nn.Module:
         """A frozen copy that drops nothing."""
-        whole = frozen_copy(self.encoder)
+        whole: nn.Module = frozen_copy(self.encoder)
         whole.patch_drop = nn.Identity()
         return whole
 

@@ -9,11 +9,12 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from contramask.bench.ours import BASE_LR, WEIGHT_DECAY, count_flops
+from contramask.bench.ours import LEARNING_RATE, WEIGHT_DECAY, count_flops
 from contramask.bench.sizes import BenchConfig, PeerName
 from contramask.bench.variant import FixedBatches, Variant
 from contramask.ema import ema_update, frozen_copy
@@ -22,7 +23,6 @@ from contramask.methods.base import Batch, StepOutput
 from contramask.methods.cmae import CMAEConfig
 from contramask.models.heads import MLPHead
 from contramask.train.device import Machine, Precision
-from contramask.train.schedule import scaled_lr
 
 #: Name on the command line -> the package it is imported from.
 PACKAGES: dict[PeerName, str] = {"hf": "transformers", "lightly": "lightly", "timm": "timm"}
@@ -32,7 +32,7 @@ class PeerParts(nn.Module):
     """What a peer brings; one class for each, in `peer_<name>.py`."""
 
     embed_dim: int
-    encoder: nn.Module
+    encoder: Any  # the package's own class
 
     def forward(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """The masked-image loss of a view, and features (B, D) of its visible patches."""
@@ -44,7 +44,8 @@ class PeerParts(nn.Module):
 
     def read(self, encoder: nn.Module, view: Tensor) -> Tensor:
         """What `whole_encoder` makes of views (B, C, H, W): tokens (B, 1+L, D)."""
-        return encoder(view)  # type: ignore[no-any-return]
+        tokens: Tensor = encoder(view)
+        return tokens
 
     def use_explicit_attention(self) -> None:
         """Have attention computed by two matrix products and a softmax."""
@@ -177,10 +178,9 @@ def _start(
     batches: list[Batch],
 ) -> FixedBatches:
     method = build_peer(name, config, setting.attention).to(device)
-    lr = scaled_lr(BASE_LR, config.batch_size)
     trained = [p for p in method.parameters() if p.requires_grad]
     fused = True if setting.optimizer == "fused" else None
     optimizer = torch.optim.AdamW(
-        trained, lr=lr, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=fused
+        trained, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=fused
     )
     return FixedBatches(method, optimizer, Machine(device, setting.precision), batches)

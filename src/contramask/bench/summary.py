@@ -79,9 +79,11 @@ def flop_rate(one: Measured, config: BenchConfig) -> float:
     return rate(one, config).median * one.variant.flops_per_image
 
 
-def machine_peak(bench: Bench) -> float:
-    """FLOP/s of a large matrix product in the fastest precision."""
-    return max(Spread.of(rates).median for rates in bench.peaks.values())
+def share_of_peak(one: Measured, bench: Bench, config: BenchConfig) -> Spread:
+    """The model's FLOP/s over those of a large matrix product, measured in the same round."""
+    peaks = [max(rates) for rates in zip(*bench.peaks.values(), strict=True)]
+    work = config.batch_size * one.variant.flops_per_image
+    return Spread.of([work / wall / peak for wall, peak in zip(one.wall, peaks, strict=True)])
 
 
 def record(
@@ -129,14 +131,13 @@ def _version(name: str) -> str | None:
 
 
 def _plain(one: Measured, bench: Bench, config: BenchConfig) -> dict[str, Any]:
-    speed = flop_rate(one, config)
     return {
         "name": one.variant.name,
         "images_per_s": asdict(rate(one, config)),
         "images_per_cpu_s": asdict(cpu_rate(one, config)),
         "flops_per_image": one.variant.flops_per_image,
-        "flops_per_s": speed,
-        "share_of_peak": speed / machine_peak(bench),
+        "flops_per_s": flop_rate(one, config),
+        "share_of_peak": asdict(share_of_peak(one, bench, config)),
         "data_wait": Spread.of(one.wait).median,
         "peak_memory_bytes": one.memory,
         "losses": one.losses,

@@ -11,11 +11,13 @@ from contramask.bench.summary import (
     Spread,
     cpu_rate,
     flop_rate,
-    machine_peak,
     rate,
     ratios,
+    share_of_peak,
 )
 from contramask.bench.variant import CHECK_TOLERANCE
+
+TABLE_WIDTH = 120  # characters the widest table needs
 
 
 def speed_table(bench: Bench, config: BenchConfig) -> Table:
@@ -35,14 +37,14 @@ def speed_table(bench: Bench, config: BenchConfig) -> Table:
 
 
 def _speed_cells(one: Measured, bench: Bench, config: BenchConfig) -> list[str]:
-    speed, flops = rate(one, config), flop_rate(one, config)
+    speed = rate(one, config)
     memory = "-" if one.memory is None else f"{one.memory / 2**20:.0f}"
     return [
         f"{speed.median:.0f}",
         f"{speed.low:.0f}-{speed.high:.0f}",
         f"{cpu_rate(one, config).median:.0f}",
-        f"{flops / 1e9:.0f}",
-        f"{flops / machine_peak(bench):.0%}",
+        f"{flop_rate(one, config) / 1e9:.0f}",
+        f"{share_of_peak(one, bench, config).median:.0%}",
         f"{Spread.of(one.wait).median:.1%}" if any(one.wait) else "-",
         memory,
         f"{one.losses[-1]:.3f}",
@@ -59,6 +61,8 @@ def _check_cell(one: Measured) -> str:
 
 def ratio_table(bench: Bench) -> Table:
     """How many times faster ours is than each peer in each setting."""
+    if not ratios(bench):
+        return Table(box=None)
     table = Table(title="ours as we train / peer", title_justify="left", box=None, padding=(0, 1))
     table.add_column("peer", no_wrap=True)
     for head in ("times", "p10-p90", "by cpu time", "p10-p90"):

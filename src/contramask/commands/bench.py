@@ -41,12 +41,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _step(config: Any, out: Path | None) -> int:
     import rich
+    from rich.console import Console
 
     from contramask.bench.measure import run_bench
     from contramask.bench.ours import fixed_batches, our_variants
     from contramask.bench.peers import peer_variants
     from contramask.bench.summary import failed, load_average, record
-    from contramask.bench.table import machine_lines, ratio_table, speed_table
+    from contramask.bench.table import TABLE_WIDTH, machine_lines, ratio_table, speed_table
+    from contramask.bench.variant import CHECK_STEPS
     from contramask.train.device import LaunchConfig, pick_machine
 
     machine = pick_machine(LaunchConfig(device=config.device))
@@ -55,16 +57,15 @@ def _step(config: Any, out: Path | None) -> int:
     variants = our_variants(config, machine, batches) + peer_variants(config, machine, batches)
     bench = run_bench(variants, machine, config.rounds)
     whole = record(bench, config, machine, [*load, load_average()])
-    console = rich.get_console()
-    console.print(speed_table(bench, config))
-    if config.peers:
-        console.print(ratio_table(bench))
-    console.print(machine_lines(whole))
+    # Narrow terminals wrap lines; that is better than numbers cut off.
+    console = Console(width=max(rich.get_console().width, TABLE_WIDTH))
+    for shown in (speed_table(bench, config), ratio_table(bench), machine_lines(whole)):
+        console.print(shown)
     if out is not None:
         out.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     for one in failed(bench):
         sys.stderr.write(
             f"contramask bench: the loss of `{one.variant.name}` left that of "
-            f"`{one.variant.reference}` by {one.check.difference:.1%}; its speed does not count\n"
+            f"`{one.variant.reference}` within {CHECK_STEPS} steps; its speed does not count\n"
         )
     return 1 if failed(bench) else 0

@@ -21,12 +21,15 @@ class ReadoutBlock(Block):
     that nobody reads.
     """
 
+    attn: Attention
+
     def forward(self, states: Tensor, start: int = 0) -> Tensor:  # type: ignore[override]
         """Tokens from number `start` on, (B, N - start, D), of states (B, N, D)."""
         if not start:
-            return super().forward(states)  # type: ignore[no-any-return]
+            whole: Tensor = super().forward(states)
+            return whole
         mixed = _attend(self.attn, self.norm1(states), start)
-        asked = states[:, start:] + self.drop_path1(self.ls1(mixed))
+        asked: Tensor = states[:, start:] + self.drop_path1(self.ls1(mixed))
         made: Tensor = self.drop_path2(self.ls2(self.mlp(self.norm2(asked))))
         return asked + made
 

@@ -1,0 +1,80 @@
+"""Peers: missing packages are told in a sentence; where they are there, they do our work."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from contramask.bench import peers
+from contramask.bench.ours import fixed_batches
+from contramask.bench.peers import build_peer, peer_variants, require, settings
+from contramask.bench.sizes import BenchConfig
+from contramask.bench.variant import LossCheck, first_losses
+from contramask.train.device import Machine
+
+CPU = Machine(torch.device("cpu"), "fp32")
+
+
+def sizes(method: str, peer: str) -> BenchConfig:
+    return BenchConfig(
+        method=method, arch="vit_nano", patch_size=4, image_size=16, batch_size=32, peers=(peer,)
+    )
+
+
+@pytest.mark.parametrize(("name", "package"), [("hf", "transformers"), ("lightly", "lightly")])
+def test_a_missing_package_is_named_with_what_to_do(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
+    text = (
+        rf"peer {name} is the package {package}, .* `pip install 'contramask\[bench\]'`, or leave"
+    )
+    with pytest.raises(ValueError, match=text):
+        require(name)
+
+
+@pytest.mark.parametrize(
+    ("machine", "names"),
+    [
+        (CPU, ["as shipped, fp32", "at its best"]),
+        (Machine(CPU.device, "bf16"), ["as shipped, fp32", "as shipped, bf16", "at its best"]),
+    ],
+)
+def test_peers_run_as_shipped_and_at_their_best(machine: Machine, names: list[str]) -> None:
+    found = settings(machine)
+    assert [setting.name for setting in found] == names
+    assert found[-1].precision == machine.precision
+    assert (found[-1].attention == "explicit") == (machine.precision == "bf16")
+
+
+@pytest.mark.parametrize("method", ["mae", "cmae"])
+@pytest.mark.parametrize("peer", ["hf", "lightly", "timm"])
+def test_a_peer_trains_in_all_settings_alike(method: str, peer: str) -> None:
+    pytest.importorskip(peers.PACKAGES[peer])
+    config = sizes(method, peer)
+    batches = fixed_batches(config, CPU)
+    machine = Machine(CPU.device, "bf16")
+    losses = [first_losses(v.start()) for v in peer_variants(config, machine, batches)]
+    assert losses[0][4] < losses[0][0]
+    assert all(LossCheck(other, losses[0]).passed for other in losses[1:])
+    assert losses[1] != losses[0]  # bf16 is another precision
+    assert losses[2] != losses[1]  # and explicit attention another order of work
+
+
+@pytest.mark.parametrize("peer", ["hf", "lightly", "timm"])
+def test_target_networks_of_cmae_follow_and_get_no_gradient(peer: str) -> None:
+    pytest.importorskip(peers.PACKAGES[peer])
+    config = sizes("cmae", peer)
+    method = build_peer(peer, config, "shipped")
+    (batch, *_) = fixed_batches(config, CPU)
+    method(batch).loss.backward()
+    target = dict(method.target_encoder.named_parameters())
+    assert target
+    assert all(p.grad is None for p in target.values())
+    before = {name: p.clone() for name, p in target.items()}
+    for parameter in method.parts.encoder.parameters():
+        parameter.data += 1
+    method.after_step(0.5)
+    assert all(float((p - before[name]).mean()) > 0 for name, p in target.items())
+    tokens = method.parts.read(method.target_encoder, batch["target_view"])
+    assert tokens.shape == (32, 17, 128)  # every patch and the class token
