@@ -193,6 +193,17 @@ def test_independent_rrc_draws_crop_and_flip_twice() -> None:
     assert 4 < (mirrored[0] != mirrored[1]).sum() < 28
 
 
+@pytest.mark.parametrize("mode", ["cmae_parity", "symmetric_shift", "same_view", "independent_rrc"])
+def test_colours_change_the_target_view_alone(mode: str) -> None:
+    """As CMAE and MoCo's kin: what is reconstructed keeps the colours of the image."""
+    images, key = noise_images(8, 32, 32), keys(8)
+    plain = maker(mode, (32, 32))(images, key, None)
+    altered = maker(mode, (32, 32), colour=ColourConfig(jitter=1))(images, key, None)
+    assert torch.equal(altered["view"], plain["view"])
+    change = (altered["target_view"] - plain["target_view"]).abs().amax(dim=(1, 2, 3))
+    assert (change > 5).all()
+
+
 @pytest.mark.parametrize("shift", [31, 32])
 def test_offsets_cover_zero_to_p_inclusive(shift: int) -> None:
     views = maker("cmae_parity", (224, 224), pixel_shift=shift)

@@ -117,16 +117,30 @@ def test_a_grid_that_cells_do_not_cover_is_refused_before_anything_is_read() -> 
         tiny((8, 8))
 
 
-def test_no_gradient_reaches_the_target_and_every_online_parameter_gets_one() -> None:
+def test_every_online_parameter_gets_a_gradient_and_no_other() -> None:
     method = tiny()
     method(batch_of()).loss.backward()
+    fixed = {name for name, p in method.named_parameters() if not p.requires_grad}
+    assert {name for name in fixed if not name.endswith("pos_embed")} == {
+        name for name, _ in method.named_parameters() if name.startswith("target_")
+    } - {"target_encoder.pos_embed"}
     for name, parameter in method.named_parameters():
+        reached = parameter.grad is not None and bool(parameter.grad.any())
+        assert reached == (name not in fixed), name
+
+
+def test_keys_pass_no_gradient_even_to_a_target_that_would_take_it() -> None:
+    frozen, free = tiny(), tiny()
+    free.target_encoder.requires_grad_(True)
+    free.target_projector.requires_grad_(True)
+    assert not free.target_key(batch_of()["target_view"]).requires_grad
+    for method in (frozen, free):
+        method(batch_of()).loss.backward()
+    for (name, one), two in zip(frozen.named_parameters(), free.parameters(), strict=True):
         if name.startswith("target_"):
-            assert not parameter.requires_grad, name
-            assert parameter.grad is None, name
-        elif parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert parameter.grad.any(), name
+            assert two.grad is None, name
+        else:
+            assert one.grad is two.grad is None or torch.equal(one.grad, two.grad), name
 
 
 def test_each_loss_term_trains_its_own_decoder_and_both_train_the_encoder() -> None:

@@ -119,6 +119,20 @@ def test_the_methods_loss_is_that_of_its_branches() -> None:
     assert float(output.terms["contrast_loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_projectors_read_class_tokens_too() -> None:
+    """They count in the statistics of the batch norms, as in the released code."""
+    method, batch = tiny(), batch_of()
+    mask = method.draw_mask(batch)
+    seen = method.online_encoder.forward_masked(batch["view"], mask.mask, method.mask_token)
+    aimed = method.target_encoder.forward_tokens(batch["target_view"])
+    query, key = method.queries(batch["view"], mask), method.keys(batch["target_view"])
+    torch.testing.assert_close(query, method.projector(seen)[:, 1:])
+    torch.testing.assert_close(key, method.target_projector(aimed)[:, 1:])
+    # The batch norms would standardise otherwise without them.
+    assert not torch.allclose(query, method.projector(seen[:, 1:]), atol=1e-3)
+    assert not torch.allclose(key, method.target_projector(aimed[:, 1:]), atol=1e-3)
+
+
 def test_random_features_start_slightly_above_the_loss_of_a_collapse() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(8, 196, 256, generator=generator) for _ in range(2))

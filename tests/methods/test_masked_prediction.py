@@ -127,6 +127,23 @@ def test_cells_are_hidden_whole() -> None:
     assert set(cells.flatten().tolist()) == {0, 4}
 
 
+@pytest.mark.parametrize("rule", [REPLACE, VARIED])
+def test_a_replaced_patch_is_a_mask_token_that_is_told_its_place(rule: MaskRule) -> None:
+    encoder, mim = made(rule)
+    batch = batch_of()
+    fed: list[Tensor] = []
+    encoder.blocks.register_forward_pre_hook(lambda _blocks, given: fed.append(given[0]))
+    mim(encoder, batch)
+    mim.predict_all(encoder, batch)
+    hidden = mim.draw_hidden(batch)[..., None]
+    plain = encoder.embed(batch["view"])
+    blanks = mim.mask_token + encoder.pos_embed[:, 1:]
+    for tokens in fed:
+        assert torch.equal(tokens[:, :1], plain[:, :1])
+        assert torch.equal(tokens[:, 1:], torch.where(hidden, blanks, plain[:, 1:]))
+    assert len(fed) == 2
+
+
 def test_visible_tokens_are_told_from_blanks() -> None:
     encoder, mim = made(REPLACE)
     out = mim(encoder, batch_of())

@@ -174,6 +174,20 @@ def test_in_shared_mode_hidden_patches_reach_neither_loss(slopes: Tensor) -> Non
     assert not torch.equal(before["mim_loss"], after["mim_loss"])  # the targets did change
 
 
+def test_in_shared_mode_mask_tokens_are_not_pooled(slopes: Tensor) -> None:
+    method, batch = tiny(slopes, mode="shared"), batch_of(slopes)
+    pooled: list[Tensor] = []
+    method.class_head.register_forward_pre_hook(lambda _head, given: pooled.append(given[0]))
+    method(batch)
+    assert method.mim is not None
+    masked, hidden = method.mim(method.encoder, batch), method.mim.draw_hidden(batch)
+    assert 0 < hidden.sum() < hidden.numel()
+    means = [
+        tokens[1:][~away].mean(dim=0) for tokens, away in zip(masked.tokens, hidden, strict=True)
+    ]
+    torch.testing.assert_close(pooled[0], torch.stack(means))
+
+
 def test_the_classifier_reads_the_altered_view_and_tokens_the_true_one(slopes: Tensor) -> None:
     method, batch = tiny(slopes, view_mode="weak_strong"), batch_of(slopes)
     plain = method(batch).terms
