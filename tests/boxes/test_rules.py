@@ -92,6 +92,29 @@ def test_equally_large_components_are_told_apart_by_heat() -> None:
     assert corners(maps, rule)[:, 0].tolist() == [1 / 16, 10 / 16]
 
 
+def test_the_hottest_cells_component_can_be_taken_instead_of_the_largest() -> None:
+    maps = 0.8 * hot_rectangle(1, 9, 1, 9) + hot_rectangle(10, 14, 10, 14)
+    rule = RuleConfig(smooth_sigma=0, component="peak")
+    assert corners(maps, rule)[0].tolist() == [10 / 16, 10 / 16, 14 / 16, 14 / 16]
+    assert corners(maps, RuleConfig(smooth_sigma=0))[0].tolist() == [1 / 16, 1 / 16, 9 / 16, 9 / 16]
+
+
+def test_the_middle_of_the_mass_needs_no_threshold() -> None:
+    rule = RuleConfig(smooth_sigma=0, component="mass")
+    assert corners(hot_rectangle(2, 8, 4, 12), rule)[0].tolist() == [
+        4 / 16,
+        2 / 16,
+        12 / 16,
+        8 / 16,
+    ]
+    speck = hot_rectangle(2, 8, 4, 12)
+    speck[0, 15, 15] = 1  # 2% of the heat
+    assert corners(speck, rule)[0].tolist() == [4 / 16, 2 / 16, 12 / 16, 8 / 16]
+    assert corners(speck, RuleConfig(smooth_sigma=0, component="all"))[0, 2:].tolist() == [1, 1]
+    table = find_boxes(np.zeros((1, GRID, GRID), dtype=np.float32), rule)
+    assert table["fallback_reason"].tolist() == ["constant_map"]
+
+
 def test_images_of_a_batch_do_not_touch() -> None:
     noise = np.random.default_rng(2).random((64, GRID, GRID))
     maps = stretch(ndimage.gaussian_filter(noise, (0, 2, 2)))

@@ -2,24 +2,20 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
-from contramask import __version__
-from contramask.boxes.box_set import COLUMNS, SCHEMA, BoxSet, content_id
-from contramask.boxes.encoder_maps import encoder_maps
-from contramask.boxes.gates import GateConfig, alarms, statistics, warnings
+from contramask.boxes.box_set import COLUMNS, BoxSet, content_id
+from contramask.boxes.config import RULES, BoxConfig
+from contramask.boxes.encoder_maps import ENCODER_MAPS, MapChoice, encoder_maps, read_decoder
+from contramask.boxes.gates import alarms, statistics, warnings
 from contramask.boxes.heatmaps import PRODUCERS, Producer, box_maps
+from contramask.boxes.origin import origin
 from contramask.boxes.quality import (
     CENTRE_HALF,
-    CropConfig,
     GroundTruth,
     compare_boxes,
     compare_crops,
@@ -37,19 +33,14 @@ from contramask.boxes.rules import (
 from contramask.data.store import Store, StoreSplit
 from contramask.models.bundle import EncoderBundle
 from contramask.progress import track
-from contramask.typed import STRICT, to_plain
+
+__all__ = ["RULES", "BoxConfig", "BoxSet", "generate_boxes"]
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 256  # images whose intermediate arrays stay in the processor's cache
 _PREVIEW = 12
 
-#: The rule that suited each map best on labelled check splits (digit scenes, Tiny-ImageNet); a
-#: map not named here takes the rule for a ViT's maps.
-RULES = {
-    "spectral_residual": RuleConfig(threshold=0.2),
-    "edge_energy": RuleConfig(threshold=0.35),
-}
 _NO_EFFECT = {
     "full": "method full was chosen: every box is the whole image, so no box moves any crop",
     "center_half": (
@@ -59,31 +50,7 @@ _NO_EFFECT = {
 }
 
 
-@dataclass(frozen=True, config=STRICT)
-class BoxConfig:
-    """Where crop boxes come from, how a heat map becomes a box, and when a set is refused."""
-
-    #: `pc1` asks a trained `encoder`; `gt` takes the data's own boxes: an upper bound for
-    #: comparison, never a method.
-    method: Literal["full", "center_half", "spectral_residual", "edge_energy", "pc1", "gt"] = (
-        "edge_energy"
-    )
-    #: Folder of the encoder for `pc1`: 06_models/<experiment> of a finished pre-training.
-    encoder: Path | None = None
-    #: `shuffled` gives every image another one's box: a control that keeps all statistics.
-    deal: Literal["own", "shuffled"] = "own"
-    #: Cells of a heat map's side.
-    grid: int = Field(default=16, ge=4, le=64)
-    #: null = the rule that suits the method (`RULES`).
-    rule: RuleConfig | None = None
-    #: The crops `binds` and the crop check refer to; give those of the pre-training.
-    crop: CropConfig = field(default_factory=CropConfig)
-    gates: GateConfig = field(default_factory=GateConfig)
-    #: What a training gets from a refused set: an error, the boxes all the same, or whole images.
-    on_alarm: Literal["stop", "keep", "full"] = "stop"
-
-
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Finding:
     """Boxes and maps of all images, before judgement."""
 
@@ -96,18 +63,21 @@ def generate_boxes(store: Store, config: BoxConfig) -> BoxSet:
     """One crop box for each train image, with evidence, quality and acceptance.
 
     A set that fails the gates is returned with `accepted` False and logged as a warning. Raises
-    `ValueError` when `gt` is asked for and the data have no boxes. Equal inputs, equal bytes.
+    `ValueError` when `gt` is asked for and the data have no boxes, or an encoder's map without the
+    encoder (or, for `rec_err`, the decoder) it needs. Equal inputs, equal bytes.
     """
     split = store["train"]
     truth = _truth(split)
-    producer = _producer(config)
+    bundle = _bundle(config)
+    producer = _producer(config, bundle)
     if producer:
         finding = _from_maps(split, producer, config)
     else:
         finding = _without_maps(split, truth, config)
     if config.deal == "shuffled":
         finding = _dealt(finding)
-    return _judged(store, finding, truth, config)
+    facts = origin(store, config, finding.rule, bundle)
+    return _judged(store, finding, truth, config, facts)
 
 
 def _truth(split: StoreSplit) -> GroundTruth | None:
@@ -118,16 +88,26 @@ def _truth(split: StoreSplit) -> GroundTruth | None:
     return truth if len(truth.first) >= 3 else None
 
 
-def _producer(config: BoxConfig) -> Producer | None:
-    """What makes the heat maps; None for boxes that need none."""
-    if config.method != "pc1":
-        return PRODUCERS.get(config.method)
+def _bundle(config: BoxConfig) -> EncoderBundle | None:
+    """The encoder to ask; None for boxes that need none."""
+    if config.method not in ENCODER_MAPS:
+        return None
     if config.encoder is None:
         raise ValueError(
-            "crop_boxes.method is pc1, which reads a trained encoder; set crop_boxes.encoder to its"
-            " folder (06_models/<experiment>), or choose edge_energy or spectral_residual"
+            f"crop_boxes.method is {config.method}, which reads a trained encoder; set"
+            " crop_boxes.encoder to its folder (06_models/<experiment>), or choose edge_energy or"
+            " spectral_residual"
         )
-    return encoder_maps(EncoderBundle.read(config.encoder))
+    return EncoderBundle.read(config.encoder)
+
+
+def _producer(config: BoxConfig, bundle: EncoderBundle | None) -> Producer | None:
+    """What makes the heat maps; None for boxes that need none."""
+    for name in ENCODER_MAPS:
+        if config.method == name and bundle is not None and config.encoder is not None:
+            choice = MapChoice(name, config.block, config.baseline)
+            return encoder_maps(bundle, choice, read_decoder(config.encoder, bundle, name))
+    return PRODUCERS.get(config.method)
 
 
 def _dealt(finding: _Finding) -> _Finding:
@@ -175,7 +155,11 @@ def _batches(split: StoreSplit, description: str) -> Iterator[np.ndarray]:
 
 
 def _judged(
-    store: Store, finding: _Finding, truth: GroundTruth | None, config: BoxConfig
+    store: Store,
+    finding: _Finding,
+    truth: GroundTruth | None,
+    config: BoxConfig,
+    facts: dict[str, Any],
 ) -> BoxSet:
     """Complete the table, measure, judge, say so in the log, and put the set together."""
     split = store["train"]
@@ -200,33 +184,10 @@ def _judged(
         "warnings": [] if no_effect else warnings(stats, quality, config.gates),
     }
     measured = _rounded({"stats": stats, "quality": quality})
-    manifest = {**_origin(store, finding, config), **measured, **verdict}
+    manifest = {**facts, **measured, **verdict}
     manifest["box_set_id"] = content_id(manifest, table, finding.heatmaps)
     _log(manifest)
     return BoxSet(table, finding.heatmaps, manifest, _preview(split, boxes, finding, truth))
-
-
-def _origin(store: Store, finding: _Finding, config: BoxConfig) -> dict[str, Any]:
-    """What the set was made from and how."""
-    kind = {"full": "constant", "center_half": "constant", "gt": "ground_truth", "pc1": "encoder"}
-    return {
-        "schema": SCHEMA,
-        "data": store.manifest["name"],
-        "data_hash": store.data_hash,
-        "split": "train",
-        "n_images": len(store["train"]),
-        "image_size": list(store.manifest["image_size"]),
-        "method": config.method,
-        "producer": {"kind": kind.get(config.method, "classical"), "grid": config.grid},
-        "encoder": None if config.encoder is None else config.encoder.name,
-        "deal": config.deal,
-        "rule": None if finding.rule is None else to_plain(finding.rule),
-        "crop": to_plain(config.crop),
-        "gates": to_plain(config.gates),
-        "on_alarm": config.on_alarm,
-        "code_version": __version__,
-        "parent": None,
-    }
 
 
 def _preview(

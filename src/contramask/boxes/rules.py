@@ -21,6 +21,7 @@ CORNERS = ["x0", "y0", "x1", "y1"]
 WHOLE = np.array([0, 0, 1, 1], dtype=np.float32)
 
 _BINDS_DRAWS = 256
+_TAIL = 0.05  # of the heat, outside a box by `mass` on either side
 # 4-connected inside an image, not connected between images.
 _NEIGHBOURS = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.zeros((3, 3))])
 
@@ -34,7 +35,10 @@ class RuleConfig:
 
     smooth_sigma: float = Field(default=1.0, ge=0, le=8)  # cells of the map
     threshold: float = Field(default=0.5, ge=0, lt=1)  # of the stretched map; k in the paper
-    component: Literal["largest", "all"] = "largest"  # 4-connected
+    #: Which 4-connected component above the threshold: the largest, the one of the hottest cell, or
+    #: all. `mass` uses neither: it takes the middle 90% of what lies above the median, each axis by
+    #: itself.
+    component: Literal["largest", "peak", "all", "mass"] = "largest"
     min_area: float = Field(default=0.05, ge=0, le=1)  # of the image; below it: whole image
     max_area: float = Field(default=0.95, gt=0, le=1)  # above it: whole image
 
@@ -56,7 +60,7 @@ def find_boxes(maps: np.ndarray, rule: RuleConfig) -> pd.DataFrame:
     smooth = stretch(ndimage.gaussian_filter(maps, sigma)) if rule.smooth_sigma else maps
     hot: np.ndarray = smooth > rule.threshold  # strictly, as in eq. 2 of the paper
     labels, count = ndimage.label(hot, structure=_NEIGHBOURS)
-    chosen = _largest(labels, count, smooth) if rule.component == "largest" else hot
+    chosen = _CHOICES[rule.component](labels, smooth)
     boxes = enclosing_boxes(chosen)
     area = _area(boxes)
     reason = np.full(len(maps), "", dtype=object)
@@ -137,15 +141,49 @@ def _area(boxes: np.ndarray) -> np.ndarray:
     return area
 
 
-def _largest(labels: np.ndarray, count: int, heat: np.ndarray) -> np.ndarray:
+def _all(labels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The cells of every component."""
+    chosen: np.ndarray = labels > 0
+    return chosen
+
+
+def _peak(labels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The cells of the component that holds each image's hottest cell, the first of equal ones."""
+    best = heat.reshape(len(heat), -1).argmax(axis=1)
+    return _of_cell(labels, best)
+
+
+def _mass(labels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Rows times columns from the 5% to the 95% quantile of the heat above the median."""
+    above = np.clip(heat - np.median(heat, axis=(1, 2), keepdims=True), 0, None)
+    held = [_middle(above.sum(axis=axis, dtype=np.float64)) for axis in (2, 1)]
+    chosen: np.ndarray = held[0][:, :, None] & held[1][:, None, :]
+    return chosen
+
+
+def _middle(heat: np.ndarray) -> np.ndarray:
+    """The cells of (N, g) between the two quantiles of its sum, both included; none of nothing."""
+    total = heat.sum(axis=1, keepdims=True)
+    share = np.cumsum(heat, axis=1) / np.maximum(total, 1e-12)
+    before = np.concatenate([np.zeros_like(total), share[:, :-1]], axis=1)
+    held: np.ndarray = (share > _TAIL) & (before < 1 - _TAIL) & (total > 0)
+    return held
+
+
+def _largest(labels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The cells of each image's largest component; of equally large ones the hottest."""
+    count = int(labels.max(initial=0))
     flat = labels.ravel()
     cells = np.bincount(flat, minlength=count + 1)
     mass = np.bincount(flat, weights=heat.ravel(), minlength=count + 1)
     rank = cells + mass / (heat[0].size + 1)  # heat is at most 1 a cell, so mass only breaks ties
     rank[0] = 0
-    best = rank[labels].reshape(len(labels), -1).argmax(axis=1)
-    label = labels.reshape(len(labels), -1)[np.arange(len(labels)), best]
+    return _of_cell(labels, rank[labels].reshape(len(labels), -1).argmax(axis=1))
+
+
+def _of_cell(labels: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """The cells of the component that holds the numbered cell (N,) of each image, if any does."""
+    label = labels.reshape(len(labels), -1)[np.arange(len(labels)), cell]
     chosen: np.ndarray = (labels == label[:, None, None]) & (labels > 0)
     return chosen
 
@@ -156,3 +194,6 @@ def _components(labels: np.ndarray, count: int) -> np.ndarray:
     images = np.broadcast_to(np.arange(len(labels))[:, None, None], labels.shape)
     owner[labels] = images  # all cells of a label lie in one image
     return np.bincount(owner[1:], minlength=len(labels))
+
+
+_CHOICES = {"largest": _largest, "peak": _peak, "all": _all, "mass": _mass}

@@ -1,0 +1,51 @@
+"""What the user may choose about crop boxes: where they come from and when a set is refused."""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from contramask.boxes.encoder_maps import Baseline, EncoderMap
+from contramask.boxes.gates import GateConfig
+from contramask.boxes.quality import CropConfig
+from contramask.boxes.rules import RuleConfig
+from contramask.typed import STRICT
+
+#: The rule that suited each map best on labelled check splits (digit scenes, Tiny-ImageNet); a
+#: map not named here takes the rule for a ViT's maps.
+RULES = {
+    "spectral_residual": RuleConfig(threshold=0.2),
+    "edge_energy": RuleConfig(threshold=0.35),
+}
+
+
+@dataclass(frozen=True, config=STRICT)
+class BoxConfig:
+    """Where crop boxes come from, how a heat map becomes a box, and when a set is refused."""
+
+    #: Without a network: the first four. `cls_attn` to `rec_err` ask a trained `encoder`; which of
+    #: them suits it, `contramask boxes compare` measures where there are true boxes. `gt` takes
+    #: the data's own boxes: an upper bound for comparison, never a method.
+    method: Literal["full", "center_half", "spectral_residual", "edge_energy", "gt", EncoderMap] = (
+        "edge_energy"
+    )
+    #: Folder of the encoder to ask: 06_models/<experiment> of a finished pre-training.
+    encoder: Path | None = None
+    #: The encoder's block whose tokens, keys or attention are read, from 1; null = the last.
+    block: int | None = Field(default=None, ge=1)
+    #: `blank` takes tokens and keys relative to those of an image of the mean colour, which tell
+    #: only where they are; `none` as they are, as LOST and TokenCut do with DINO's.
+    baseline: Baseline = "blank"
+    #: `shuffled` gives every image another one's box: a control that keeps all statistics.
+    deal: Literal["own", "shuffled"] = "own"
+    #: Cells of a heat map's side.
+    grid: int = Field(default=16, ge=4, le=64)
+    #: null = the rule that suits the method (`RULES`).
+    rule: RuleConfig | None = None
+    #: The crops `binds` and the crop check refer to; give those of the pre-training.
+    crop: CropConfig = field(default_factory=CropConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
+    #: What a training gets from a refused set: an error, the boxes all the same, or whole images.
+    on_alarm: Literal["stop", "keep", "full"] = "stop"
