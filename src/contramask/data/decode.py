@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -186,6 +187,7 @@ def _from_bytes(data: bytes, wanted: _Wanted) -> Decoded:
 @lru_cache(maxsize=1)
 def _known_formats() -> list[str]:
     Image.init()
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs, without a name, what it raises
     return [name for name in _FORMATS if name in Image.OPEN]  # AVIF is not in every Pillow
 
 

@@ -70,7 +70,8 @@ class FileTree:
         """The files under a folder ("" = all), with one of the suffixes (lower case) if given."""
         start = folder.rstrip("/") + "/" if folder else ""
         found = (name for name in self.names if name.startswith(start))
-        return [n for n in found if not suffixes or PurePosixPath(n).suffix.lower() in suffixes]
+        # os.path is several times faster than pathlib, which counts with a million names.
+        return [n for n in found if not suffixes or os.path.splitext(n)[1].lower() in suffixes]
 
     def holders(self, folder: str) -> list[str]:
         """Where folders of this name lie: "" for root itself, else their parent, ending in /."""

@@ -1,5 +1,6 @@
 """A folder of image files of any layout; unlabelled unless its folders are asked to be classes."""
 
+import os
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
@@ -64,7 +65,7 @@ def images_in(tree: FileTree) -> list[str]:
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def _ignored(tree: FileTree, names: list[str]) -> dict[str, int]:
