@@ -8,6 +8,8 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
+from contramask.commands import boxes
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: bad usage)."""
@@ -18,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parity.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parity.set_defaults(run=_parity)
+    for module in (boxes,):
+        module.add(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))

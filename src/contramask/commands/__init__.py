@@ -1,0 +1,1 @@
+"""Sub-commands of `contramask`, one file each: `add(commands)` registers it."""
