@@ -4,7 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from contramask.commands import bench, embed, evaluate, export, import_weights, inspect, parity
+from contramask.commands import (
+    bench,
+    boxes,
+    embed,
+    evaluate,
+    export,
+    import_weights,
+    inspect,
+    parity,
+)
 from contramask.startup import tune_process
 
 
@@ -12,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: bad usage)."""
     parser = argparse.ArgumentParser(prog="contramask", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (inspect, parity, evaluate, embed, export, import_weights, bench):
+    for module in (inspect, boxes, parity, evaluate, embed, export, import_weights, bench):
         module.add(commands)
     options = parser.parse_args(arguments)
     tune_process()  # before a command imports torch

@@ -99,16 +99,25 @@ class EncoderMaps:
                 f"the encoder reads {self.encoder.in_chans} channels and the images have "
                 f"{images.shape[-1]}; give crop_boxes.encoder one that was trained on such images"
             )
-        step = max(_TOKENS // (self.encoder.num_patches + 1), 1)
-        starts = range(0, len(images), step)
-        parts = [self._maps(images[start : start + step], grid) for start in starts]
+        parts = [self._maps(batch, grid) for batch in self.batches(images)]
         return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
+    def batches(self, images: np.ndarray) -> list[Tensor]:
+        """The images (B, H, W, C) in runs that fit the memory, on the encoder's device."""
+        step = max(_TOKENS // (self.encoder.num_patches + 1), 1)
+        starts = range(0, len(images), step)
+        return [torch.tensor(images[start : start + step], device=self.device) for start in starts]
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 on an accelerator; the arithmetic of the maps stays float32."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+        )
+
     @torch.inference_mode()
-    def _maps(self, images: np.ndarray, grid: int) -> list[np.ndarray]:
-        there = torch.tensor(images, device=self.device)
-        pixels = whole_images(there, self.encoder.image_size)
-        view, key = (pixels - self.mean) / self.std, content_keys(there)
+    def _maps(self, images: Tensor, grid: int) -> list[np.ndarray]:
+        pixels = whole_images(images, self.encoder.image_size)
+        view, key = (pixels - self.mean) / self.std, content_keys(images)
         contrast = (pixels.amax((1, 2, 3)) - pixels.amin((1, 2, 3))) >= _FLAT
         found = []
         pairs = zip(self._places(view, key), self._places(view.flip(3), key), strict=True)
@@ -123,7 +132,7 @@ class EncoderMaps:
         taps, found = self._taps(view), []
         for choice in self.choices:
             if choice.name == "rec_err" and self.decoder is not None:
-                with self._autocast():
+                with self.autocast():
                     values = reconstruction_errors(self.encoder, self.decoder, view, key)
             else:
                 block = choice.block or len(self.encoder.blocks)
@@ -138,14 +147,8 @@ class EncoderMaps:
         if not self.blocks:
             return {}
         whole = any(choice.name == "rollout" for choice in self.choices)
-        with self._autocast():
+        with self.autocast():
             return read_taps(self.encoder, view, self.blocks, whole)
-
-    def _autocast(self) -> torch.autocast:
-        """bfloat16 on an accelerator; the arithmetic of the maps stays float32."""
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
-        )
 
 
 def encoder_maps(
@@ -154,6 +157,12 @@ def encoder_maps(
     """A producer of one encoder's heat maps of one kind; raises as `EncoderMaps` does."""
     maps = EncoderMaps(bundle, [choice], decoder)
     return lambda images, grid: maps(images, grid)[0]
+
+
+def find_decoder(folder: Path, bundle: EncoderBundle) -> PixelDecoder | None:
+    """The decoder beside an encoder, if there is one; raises `ValueError` for a damaged one."""
+    there = (folder / "decoder.safetensors").is_file()
+    return PixelDecoder.read(folder, bundle.encoder) if there else None
 
 
 def read_decoder(folder: Path, bundle: EncoderBundle, name: str) -> PixelDecoder | None:

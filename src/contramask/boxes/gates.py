@@ -52,7 +52,8 @@ def statistics(table: pd.DataFrame) -> dict[str, Any]:
 def alarms(stats: Mapping[str, Any], gates: GateConfig) -> list[str]:
     """Why boxes with these `statistics` must not be trained with; empty when they may."""
     advice = (
-        "compare crop_boxes.method edge_energy and spectral_residual, lower"
+        "try another crop_boxes.method (`contramask boxes compare` ranks them where there are true"
+        " boxes), lower"
         " crop_boxes.rule.threshold when boxes are too small or raise it when they are too large,"
         " or choose crop_boxes.method full and save the computation"
     )

@@ -73,6 +73,12 @@ class GroundTruth:
         found: np.ndarray = self.image[self.first]
         return found
 
+    def among(self, rows: np.ndarray) -> "GroundTruth":
+        """The true boxes of these images (R,), ascending, which are numbered anew from 0."""
+        kept = np.isin(self.image, rows)
+        image = np.searchsorted(rows, self.image[kept])
+        return GroundTruth(image, self.boxes[kept], np.unique(image, return_index=True)[1])
+
 
 def ground_truth(instances: pd.DataFrame, size: tuple[int, int]) -> GroundTruth:
     """The true boxes of a store's `instances` table (pixels of `size` = (rows, cols)).
