@@ -101,6 +101,21 @@ def test_equal_inputs_give_equal_bytes_and_everything_is_read_back(
     assert all(np.array_equal(read.preview[k], v, equal_nan=True) for k, v in boxes.preview.items())
 
 
+@pytest.mark.parametrize("part", ["manifest", "table", "heatmaps"])
+def test_a_set_that_was_changed_is_not_read(boxes: BoxSet, tmp_path: Path, part: str) -> None:
+    boxes.write(tmp_path)
+    if part == "manifest":
+        path = tmp_path / "manifest.json"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"accepted": true', '"accepted": false'), encoding="utf-8")
+    elif part == "table":
+        boxes.table.assign(x0=np.float32(0)).to_parquet(tmp_path / "boxes.parquet", index=False)
+    else:
+        np.save(tmp_path / "heatmaps.npy", boxes.heatmaps[::-1])
+    with pytest.raises(ValueError, match="was changed after it was made"):
+        BoxSet.read(tmp_path)
+
+
 def test_the_id_follows_the_content(boxes: BoxSet, store: Store) -> None:
     other = generate_boxes(store, BoxConfig(rule=RuleConfig(threshold=0.6)))
     assert other.manifest["box_set_id"] != boxes.manifest["box_set_id"]

@@ -91,7 +91,10 @@ class BoxSet:
 
     @classmethod
     def read(cls, folder: Path) -> "BoxSet":
-        """Read a folder that `write` made; raises `ValueError` when parts lack or do not match."""
+        """Read a folder that `write` made.
+
+        Raises `ValueError` when parts lack, or are no longer those the set's id was made from.
+        """
         folder = Path(folder)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -106,6 +109,11 @@ class BoxSet:
             raise ValueError(
                 f"{folder} has schema {manifest.get('schema')} (this version reads {SCHEMA}) and"
                 f" {sorted(map(str, counts))} images in its parts; {_REBUILD}"
+            )
+        if content_id(manifest, table, heatmaps) != manifest.get("box_set_id"):
+            raise ValueError(
+                f"{folder} was changed after it was made: its content is no longer that of the box"
+                f" set {manifest.get('box_set_id')}; {_REBUILD}"
             )
         return cls(table, heatmaps, manifest, preview)
 

@@ -53,9 +53,8 @@ def alarms(stats: Mapping[str, Any], gates: GateConfig) -> list[str]:
     """Why boxes with these `statistics` must not be trained with; empty when they may."""
     advice = (
         "try another crop_boxes.method (`contramask boxes compare` ranks them where there are true"
-        " boxes), lower"
-        " crop_boxes.rule.threshold when boxes are too small or raise it when they are too large,"
-        " or choose crop_boxes.method full and save the computation"
+        " boxes), lower crop_boxes.rule.threshold when boxes are too small or raise it when they"
+        " are too large, or choose crop_boxes.method full and save the computation"
     )
     found = []
     if stats["fallback_share"] > gates.max_fallback:
