@@ -17,6 +17,7 @@ KINDS = ["mae", "cmae"]
 OUTPUTS = {
     "mae": {"loss", "mask", "pred"},
     "cmae": {"loss_rc", "loss_ct", "mask", "target_latent"},
+    "conmim": {"loss", "mask", "feat", "feat_full"},
 }
 
 
@@ -74,7 +75,7 @@ def test_one_wrong_weight_is_noticed(official: tuple[str, Path], tmp_path: Path,
     assert "mask" not in wrong
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OUTPUTS)
 def test_a_file_of_our_own_agrees(write_answer: Callable[[str], Path], kind: str) -> None:
     comparisons = compare_file(write_answer(kind))
     assert disagreeing(comparisons) == set()
@@ -111,6 +112,13 @@ def test_what_is_no_such_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
         ("cmae", "model.target_projector.fc1.weight", {"loss_ct"}),
         ("cmae", "model.target_backbone.cls_token", {"loss_ct", "target_latent"}),
         ("cmae", "noise_units", {"loss_ct", "loss_rc", "mask"}),
+        ("conmim", "online.mask_token", {"loss", "feat"}),
+        ("conmim", "online.projectors.4.weight", {"loss", "feat"}),
+        ("conmim", "target.projectors.0.weight", {"loss", "feat_full"}),
+        ("conmim", "target.blocks.1.attn.v_bias", {"loss", "feat_full"}),
+        ("conmim", "input_aug", {"loss", "feat_full"}),
+        ("conmim", "mask", {"loss", "feat", "mask"}),
+        ("conmim", "grad.mask_token", {"grad mask_token"}),
     ],
 )
 def test_a_wrong_tensor_shows_where_it_matters(
@@ -132,6 +140,7 @@ def test_a_wrong_tensor_shows_where_it_matters(
         ("mae", ("norm_pix True", "norm_pix False"), {"loss"}),
         ("mae", ("mask_ratio 0.75", "mask_ratio 0.5"), {"loss", "mask", "pred"}),
         ("cmae", ("tau 0.2", "tau 0.21"), {"loss_ct"}),
+        ("conmim", ("temp 0.2", "temp 0.21"), {"loss"}),
     ],
 )
 def test_a_wrong_setting_shows_where_it_matters(

@@ -23,8 +23,11 @@ from contramask.methods.mim_target import PixelTargetConfig
 from contramask.methods.supmim import SupMIMConfig
 from contramask.models.beit import BeitEncoder
 from contramask.models.bundle import EncoderBundle
+from contramask.models.codebook import CodebookConfig
 from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig
+from contramask.models.tokenizer import TokenizerNetConfig, VQTokenizer
+from contramask.models.tokenizer_bundle import TokenizerBundle, describe
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.checkpoint import ResumeRefused
@@ -48,6 +51,11 @@ METHODS: dict[str, MethodConfig] = {
 TRAINED: dict[str, MethodConfig] = {
     **METHODS,
     "supervised": SupMIMConfig(lambda_mim=0.0),
+}
+#: What is stopped and continued: every method, and SupMIM with tokens and masks of its own kind.
+RESUMED: dict[str, MethodConfig] = {
+    **METHODS,
+    "supmim, tokens": SupMIMConfig(decoder=SMALL, mode="shared"),
 }
 #: Terms of each one's loss.
 TERMS = {
@@ -244,18 +252,39 @@ def weights_and_curve(result: PretrainResult) -> tuple[dict[str, torch.Tensor], 
     return result.bundle.encoder.state_dict(), result.output.tables["curve"].drop(columns=times)
 
 
-@pytest.mark.parametrize("name", OFFERED)
+@pytest.fixture(scope="module")
+def tokens(tiny_store: Store) -> TokenizerBundle:
+    """An untrained tokenizer whose 16 codes lie where it puts the images' patches of 8 px."""
+    torch.manual_seed(3)
+    made = VQTokenizer(8, 3, 16, TokenizerNetConfig(widths=(8,)), CodebookConfig(dim=6))
+    images = torch.from_numpy(tiny_store["train"].__getitems__(np.arange(96)))
+    images = images.permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        made.codebook.start(made.features(made.scaled(images)).flatten(0, 1), seed=0)
+    origin = {"data_hash": tiny_store.data_hash, "image_size": [32, 32]}
+    verdict = {"accepted": True, "reasons": [], "on_alarm": "stop"}
+    return TokenizerBundle(made, {**describe(made), **origin, **verdict})
+
+
+def test_no_method_is_forgotten() -> None:
+    assert set(METHODS) == set(OFFERED)
+
+
+@pytest.mark.parametrize("name", RESUMED)
 def test_every_method_stopped_twice_ends_bit_for_bit_where_it_would_have(
-    name: str, tiny_store: Store, tmp_path: Path
+    name: str, tiny_store: Store, tokens: TokenizerBundle, tmp_path: Path
 ) -> None:
-    config = make_config(METHODS[name], log_every=1)
-    expected, curve = weights_and_curve(train(tiny_store, tmp_path / "whole", config))
+    config = make_config(RESUMED[name], log_every=1)
+    given = tokens if getattr(config.method, "needs_tokenizer", False) else None
+    whole = train(tiny_store, tmp_path / "whole", config, tokenizer=given)
+    expected, curve = weights_and_curve(whole)
     work = tmp_path / "stopped"
     for step in (2, 5):  # in the first epoch and in the second
         with pytest.raises(KeyboardInterrupt):
-            train(tiny_store, work, config, tracker=Stopping(step))
+            train(tiny_store, work, config, tracker=Stopping(step), tokenizer=given)
         assert (work / "last.pt").exists()
-    found, again = weights_and_curve(train(tiny_store, work, config))
+    found, again = weights_and_curve(train(tiny_store, work, config, tokenizer=given))
+    assert ("token_drift" in curve) == (given is not None)  # of which counts are kept
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
     pd.testing.assert_frame_equal(again, curve)
 

@@ -103,6 +103,20 @@ def test_the_loss_falls_and_jitter_enlarging_and_bf16_work(
     assert output.facts["encoder_input"] == [48, 48]
 
 
+def test_objects_are_found_with_conmims_beit(
+    tiny_store: Store, conmim_bundle: EncoderBundle
+) -> None:
+    tune = replace(SHORT.tune, epochs=3, lr=2e-3, drop_path=0.2)
+    output = run(conmim_bundle, tiny_store, replace(SHORT, upscale=1.5, tune=tune))
+    rows = output.rows
+    assert rows["method"].tolist() == ["conmim"] * 6 + ["random_init"] * 6
+    assert set(rows["encoder"]) == {"BEiT 32x2/8"}
+    assert rows["value"].between(0, 100).all()
+    assert output.facts["encoder_input"] == [48, 48]  # its bias tables are resampled
+    losses = output.tables["conmim-curve"]["loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
 def test_a_store_without_objects_is_skipped(
     shade_store: Store, shade_bundle: EncoderBundle
 ) -> None:

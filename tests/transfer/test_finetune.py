@@ -9,12 +9,12 @@ import torch
 from timm.layers.drop import DropPath
 
 from contramask.data.store import Store
-from contramask.models.beit import BeitConfig, build_beit
-from contramask.models.bundle import EncoderBundle, make_bundle
-from contramask.models.encoder import EncoderConfig
-from contramask.results import COLUMNS, RunInfo, StageOutput
+from contramask.models.bundle import EncoderBundle
+from contramask.models.family import for_tuning
+from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig, Machine
+from contramask.train.optim import layer_decay_groups
 from contramask.transfer.features import labelled
 from contramask.transfer.finetune import (
     Classifier,
@@ -241,13 +241,32 @@ def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
         parse(FinetuneConfig, values, "finetune")
 
 
-def test_a_beit_is_fine_tuned_with_biases_of_each_block(tiny_store: Store) -> None:
-    torch.manual_seed(0)
-    sizes = EncoderConfig(patch_size=8, embed_dim=32, depth=2, num_heads=2)
-    encoder = build_beit(sizes, BeitConfig(), (32, 32), 3)
-    run = RunInfo(experiment="conmim-0000-s3", config_hash="0000", seed=3)
-    bundle = make_bundle(encoder, run, "conmim", "target", tiny_store.manifest)
-    output = run_finetune(bundle, tiny_store, replace(SHORT, epochs=1), FP32, NullTracker())
+def test_conmims_beit_is_fine_tuned_and_left_as_it_was(
+    tiny_store: Store, conmim_bundle: EncoderBundle
+) -> None:
+    before = {name: value.clone() for name, value in conmim_bundle.encoder.state_dict().items()}
+    output = run_finetune(conmim_bundle, tiny_store, SHORT, FP32, NullTracker())
     assert output.rows["method"].tolist() == ["conmim", "random_init"]
+    assert set(output.rows["encoder"]) == {"BEiT 32x2/8"}
+    assert output.rows["value"].between(0, 100).all()
+    assert output.arrays["conmim/confusion"].sum() == 48
     assert output.tables["conmim-curve"]["loss"].notna().all()
-    assert bundle.encoder.rel_pos_bias is not None  # the one that was given is left as it was
+    after = conmim_bundle.encoder.state_dict()
+    assert before.keys() == after.keys()  # the bias is still shared
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_all_of_a_beit_is_fine_tuned(tiny_store: Store, conmim_bundle: EncoderBundle) -> None:
+    """Every parameter moves, each block's own copy of the position bias among them."""
+    tuned = for_tuning(conmim_bundle.encoder)
+    names = {name for name, _ in tuned.named_parameters()}
+    assert {f"blocks.{i}.attn.relative_position_bias_table" for i in (0, 1)} < names
+    classifier = Classifier(tuned, 10)
+    groups = layer_decay_groups(tuned, [classifier.head], 0.05, 0.75)
+    trained = {id(p) for group in groups for p in group["params"]}
+    assert trained == {id(p) for p in classifier.parameters()}
+    images = torch.from_numpy(tiny_store["train"].__getitems__(np.arange(4)))
+    images = images.permute(0, 3, 1, 2) / 255
+    classifier.head[1].weight.data += 0.1  # starts near zero
+    classifier(images).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in classifier.parameters())

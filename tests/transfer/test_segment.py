@@ -151,6 +151,27 @@ def test_enlarged_and_jittered_in_bf16(tiny_store: Store, tiny_bundle: EncoderBu
     assert np.isfinite(output.tables["cmae-upernet-curve"]["loss"]).all()
 
 
+def test_conmims_beit_is_segmented_with_both_heads(
+    tiny_store: Store, conmim_bundle: EncoderBundle
+) -> None:
+    config = replace(SHORT, train_limit=32, upscale=2.0)
+    config = replace(config, upernet=replace(config.upernet, drop_path=0.2))
+    before = {name: value.clone() for name, value in conmim_bundle.encoder.state_dict().items()}
+    output = run(conmim_bundle, tiny_store, config)
+    rows = output.rows
+    assert len(rows) == 2 * 2 * 4  # encoders, heads, metrics
+    assert set(rows["method"]) == {"conmim", "random_init"}
+    assert set(rows["encoder"]) == {"BEiT 32x2/8"}
+    assert rows["value"].between(0, 100).all()
+    assert output.facts["encoder_input"] == [64, 64]  # its bias tables are resampled
+    for head in config.heads:
+        assert output.arrays[f"conmim/predicted_{head}"].shape == (3, 32, 32)
+        losses = output.tables[f"conmim-{head}-curve"]["loss"]
+        assert losses.iloc[-1] < losses.iloc[0]
+    after = conmim_bundle.encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_stores_without_pixel_classes_or_val_images_are_skipped(
     shade_store: Store, shade_bundle: EncoderBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
