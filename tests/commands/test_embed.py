@@ -67,13 +67,13 @@ def test_a_folder_becomes_a_table_of_fixed_size_lists(
     assert table["path"].tolist() == [str(path) for path in paths]
     for name, values in expected(encoder, paths).items():
         np.testing.assert_allclose(np.stack(table[name]), values, atol=2e-5)
-    manifest = json.loads((tmp_path / "new" / "features.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "new" / "features.parquet.manifest.json").read_text())
     assert manifest == json.loads(schema.metadata[b"contramask"])
     assert manifest["encoder"]["config_hash"] == "0a1b"
     assert (manifest["images"], manifest["skipped"]) == (7, [])
     assert sorted(p.name for p in out.parent.iterdir()) == [
-        "features.manifest.json",
         "features.parquet",
+        "features.parquet.manifest.json",
     ]
 
 
@@ -93,7 +93,7 @@ def test_a_list_keeps_its_order_and_unreadable_images_are_left_out(
     assert table["path"].tolist() == [str(paths[5]), str(paths[0])]
     values = expected(encoder, [paths[5], paths[0]])["mean"]
     np.testing.assert_allclose(np.stack(table["mean"]), values, atol=2e-5)
-    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text())
     assert [image["path"] for image in manifest["skipped"]] == [str(p) for p in order[1:3]]
 
 

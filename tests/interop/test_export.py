@@ -121,7 +121,7 @@ def test_a_safetensors_file_carries_its_manifest(tmp_path: Path, kind: str) -> N
 def test_the_manifest_beside_it_says_what_it_is(tmp_path: Path) -> None:
     one = bundle()
     written = export_encoder(one, "timm", tmp_path / "vit.safetensors")
-    assert written.manifest == tmp_path / "vit.manifest.json"
+    assert written.manifest == tmp_path / "vit.safetensors.manifest.json"
     manifest = json.loads(written.manifest.read_text())
     assert one.manifest.items() <= manifest.items()
     for key in ("method", "config_hash", "branch", "mean", "std", "arch", "licence"):
@@ -168,7 +168,7 @@ def test_the_command_says_what_it_wrote_and_how_to_load_it(
     assert main(["export", str(tmp_path / "encoder"), "--to", "timm", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{out / 'encoder.safetensors'}\nloaded back and compared")
-    assert f"manifest: {out / 'encoder.manifest.json'}" in printed
+    assert f"manifest: {out / 'encoder.safetensors.manifest.json'}" in printed
     assert "timm.create_model" in printed.splitlines()[-2]
 
 
@@ -229,7 +229,8 @@ def test_without_transformers_the_folder_is_written_and_said_to_be_unchecked(
     assert main(words) == 0
     assert "NOT compared: transformers is not installed" in capsys.readouterr().out
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        *("config.json", "model.manifest.json", "model.safetensors", "preprocessor_config.json")
+        *("config.json", "model.safetensors", "model.safetensors.manifest.json"),
+        "preprocessor_config.json",
     ]
-    manifest = json.loads((tmp_path / "out" / "model.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "model.safetensors.manifest.json").read_text())
     assert manifest["export"]["verified"] is False

@@ -86,9 +86,9 @@ def make_bundle(
 
 
 def write_beside(path: Path, manifest: Mapping[str, Any]) -> Path:
-    """Write what `path` is to a file of its name ending in `.manifest.json`; returns that file."""
+    """Write what `path` is to `<path>.manifest.json`; returns that file."""
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
-    beside = path.with_suffix(".manifest.json")
+    beside = path.with_name(f"{path.name}.manifest.json")
     beside.write_text(text + "\n", encoding="utf-8")
     return beside
 
