@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 from contramask.data.loader import Subset
 from contramask.models.bundle import EncoderBundle
 from contramask.train.device import Machine
-from contramask.transfer.features import READOUTS, feature_batches, readout_names
+from contramask.transfer.features import feature_batches, readout_names, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +53,8 @@ class Features:
         self.token_rows = wanted.token_rows  # (T,)
 
     def readout(self, name: str) -> Tensor:
-        """Features (N, D) float32 of a readout; `a+b` joins two side by side."""
-        parts = [torch.from_numpy(self.arrays[part]) for part in name.split("+")]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        """Features (N, D) float32 of a readout; `a+b` are two side by side."""
+        return side_by_side({n: torch.from_numpy(a) for n, a in self.arrays.items()}, name)
 
     @property
     def tokens(self) -> np.ndarray:
@@ -229,8 +227,3 @@ def _open(folder: Path, described: dict[str, Any]) -> dict[str, np.ndarray] | No
         log.warning("the features in %s are damaged (%s) and made again", folder, error)
         return None
     return arrays
-
-
-def all_readouts(readouts: Sequence[str], blocks: Sequence[int]) -> tuple[str, ...]:
-    """The readouts that are measured: those of the last block asked for, then those of `blocks`."""
-    return tuple(dict.fromkeys([*readouts, *readout_names(blocks)[len(READOUTS) :]]))

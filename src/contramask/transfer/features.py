@@ -1,6 +1,6 @@
 """Features of a frozen encoder: one pass over the images, every readout at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -125,17 +125,26 @@ def extract_features(
     images: Images,
     machine: Machine,
     batch_size: int = 256,
+    blocks: Sequence[int] = (),
     inputs: Inputs | None = None,
 ) -> dict[str, Tensor]:
     """Features of all images, float32 (N, D) on the processor, by readout.
 
-    `cls` is the class token, `mean` the mean patch token, both after the final norm.
+    `cls` is the class token, `mean` the mean patch token, both after the final norm; for `blocks`
+    and `inputs` see `feature_batches`.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in READOUTS}
-    for _, found in feature_batches(bundle, images, machine, (), batch_size, inputs):
-        for name in READOUTS:
+    names = readout_names(blocks)
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    for _, found in feature_batches(bundle, images, machine, blocks, batch_size, inputs):
+        for name in names:
             parts[name].append(found[name].cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def side_by_side(features: Mapping[str, Tensor], name: str) -> Tensor:
+    """A readout (N, D), or several (N, D1 + D2 + ...) named with `+` between them."""
+    parts = [features[part] for part in name.split("+")]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
 
 class RandomCrops:

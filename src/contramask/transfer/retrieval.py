@@ -10,14 +10,18 @@ _LIMIT = 100
 
 
 def retrieve(
-    gallery: Tensor, gallery_labels: Tensor, queries: Tensor, own: Tensor | None = None
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    queries: Tensor,
+    own: Tensor | None = None,
+    at_least: int = 1,
 ) -> Neighbours:
-    """As many nearest features of each query as `retrieval_scores` looks at.
+    """As many nearest features of each query as `retrieval_scores` looks at, or `at_least`.
 
     `own` (M,) says where in the gallery the queries themselves lie, which never find themselves.
     """
     most = int(torch.bincount(gallery_labels).max())
-    return nearest(gallery, queries, max(most, _LIMIT), own)
+    return nearest(gallery, queries, max(most, _LIMIT, at_least), own)
 
 
 def retrieval_scores(

@@ -22,7 +22,7 @@ def rankme(features: Tensor) -> float:
 def feature_std(features: Tensor) -> float:
     """Mean deviation of unit features (N, D) per dimension times sqrt(D): 1 spread, 0 collapsed."""
     unit = F.normalize(features, dim=1)
-    return float(unit.std(dim=0, correction=0).mean()) * features.shape[1] ** 0.5
+    return float(unit.std(dim=0, correction=0).mean()) * math.sqrt(features.shape[1])
 
 
 def uniformity(features: Tensor, scale: float = 2.0) -> float:
