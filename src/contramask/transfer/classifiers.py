@@ -160,7 +160,7 @@ def linear_scores(
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     held, rest = order[: max(len(order) // 10, 1)], order[max(len(order) // 10, 1) :]
     best = weight_decays[0]
-    if len(weight_decays) > 1:
+    if len(weight_decays) > 1 and len(rest):
         scores = []
         for decay in weight_decays:
             weight, bias = logistic_regression(train[rest], labels[rest], num_classes, decay)

@@ -1,5 +1,6 @@
 """Everything that is measured on one readout of a frozen encoder, from stored features."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from contramask.transfer.classifiers import Neighbours, linear_scores, nearest, top, top1
 from contramask.transfer.low_shot import low_shot_splits, low_shot_top1, share, shots
-from contramask.transfer.retrieval import retrieval_scores, retrieve
+from contramask.transfer.retrieval import retrieve
 from contramask.transfer.spectrum import feature_std, rankme, uniformity
 from contramask.typed import STRICT
 
@@ -66,6 +67,11 @@ class Measured:
         """Note one number."""
         self.numbers.append((split, protocol, metric, value))
 
+    def add_all(self, protocol: str, scores: Mapping[str, float]) -> None:
+        """Note several numbers of one protocol."""
+        for metric, value in scores.items():
+            self.add(protocol, metric, value)
+
     def value(self, protocol: str, metric: str) -> float:
         """A number noted before."""
         return next(v for _, p, m, v in self.numbers if (p, m) == (protocol, metric))
@@ -76,18 +82,16 @@ def measure_readout(data: Labelled, config: ReadoutConfig, seed: int) -> Measure
     measured = Measured()
     depth = max(config.k, *config.other_k, 1)
     if "train" in config.galleries:
-        found = retrieve(data.train, data.labels, data.val, at_least=depth)
-        scores = retrieval_scores(found, data.labels, data.truth)
-        for metric, value in scores.items():
-            measured.add("retrieval", metric, value)
+        among = retrieve(data.train, data.labels, data.val, data.truth, keep=depth)
+        measured.add_all("retrieval", among.scores)
+        found = among.nearest
     else:
         found = nearest(data.train, data.val, depth)
     _knn(data, found, config, measured)
     if "val" in config.galleries and len(data.val) > 1:
         own = torch.arange(len(data.val))
-        others = retrieve(data.val, data.truth, data.val, own)
-        for metric, value in retrieval_scores(others, data.truth, data.truth, own).items():
-            measured.add("retrieval leave-one-out", metric, value)
+        others = retrieve(data.val, data.truth, data.val, data.truth, own)
+        measured.add_all("retrieval leave-one-out", others.scores)
     _linear(data, config, seed, measured)
     _low_shot(data, config, seed, measured)
     measured.add("spectrum", "rankme", rankme(data.train), "train")
