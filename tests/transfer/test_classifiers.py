@@ -13,8 +13,9 @@ from contramask.transfer.classifiers import (
     knn_votes,
     linear_scores,
     logistic_regression,
-    low_shot_rows,
+    nearest,
     standardise,
+    top,
     top1,
 )
 
@@ -73,6 +74,39 @@ def test_knn_survives_small_temperatures_and_many_queries() -> None:
     )
 
 
+def test_one_ranking_serves_every_k() -> None:
+    (train, labels), (test, _) = blobs(60), blobs(25, seed=1)
+    found = nearest(train, test, 30)
+    assert found.rows.shape == (25, 30)
+    assert (found.similarity.diff(dim=1) <= 0).all()
+    for k in (1, 7, 30, 500):
+        votes = found.votes(labels, CLASSES, k, 0.07)
+        expected = knn_votes(train, labels, test, CLASSES, min(k, 30), 0.07)
+        torch.testing.assert_close(votes, expected)
+
+
+def test_no_query_is_its_own_neighbour() -> None:
+    features, _ = blobs(1100)
+    own = torch.arange(1100)
+    found = nearest(features, features, 2000, own)
+    assert found.rows.shape == (1100, 1099)
+    assert not (found.rows == own[:, None]).any()
+    assert found.similarity.isfinite().all()
+    subset = torch.tensor([5, 900, 17])  # queries may lie anywhere in the gallery
+    few = nearest(features, features[subset], 3, subset)
+    torch.testing.assert_close(few.rows, found.rows[subset, :3])
+
+
+def test_of_equally_near_neighbours_the_first_come_first() -> None:
+    gallery = torch.tensor([[1.0, 0.0]]).repeat(50, 1)
+    assert nearest(gallery, gallery[:3], 4).rows.tolist() == [[0, 1, 2, 3]] * 3
+
+
+def test_top_counts_labels_among_the_largest() -> None:
+    scores = torch.tensor([[0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
+    assert [top(scores, torch.tensor([1, 0]), count) for count in (1, 2, 3)] == [0, 50, 100]
+
+
 def test_top1_in_percent() -> None:
     scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     assert top1(scores, torch.tensor([1, 0, 0, 0])) == 75
@@ -107,6 +141,29 @@ def test_logistic_regression_equals_scikit_learns(weight_decay: float) -> None:
     assert np.abs(ours.numpy() - reference.predict_proba(features.numpy())).max() < 1e-3
 
 
+@pytest.mark.parametrize(("count", "dims"), [(400, 60), (12, 60)])
+def test_it_converges_where_features_are_badly_scaled(count: int, dims: int) -> None:
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(count, dims)) @ (
+        rng.normal(size=(dims, dims)) / np.arange(1, dims + 1)
+    )
+    features = torch.tensor(mixed, dtype=torch.float32) + 5
+    labels = torch.tensor(rng.integers(0, CLASSES, count))
+    weight, bias = logistic_regression(features, labels, CLASSES, 1e-3)
+    weight, bias = weight.double().requires_grad_(), bias.double().requires_grad_()
+    logits = features.double() @ weight.T + bias
+    loss = torch.nn.functional.cross_entropy(logits, labels) + 5e-4 * weight.square().sum()
+    gradients = torch.autograd.grad(loss, [weight, bias])
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 2e-5
+
+
+def test_constant_features_leave_the_share_of_each_class() -> None:
+    labels = torch.tensor([0, 1, 1, 1])
+    weight, bias = logistic_regression(torch.ones(4, 3), labels, 2, 1e-3)
+    assert weight.abs().max() == 0
+    torch.testing.assert_close(bias.softmax(dim=0), torch.tensor([0.25, 0.75]))
+
+
 def test_a_class_without_an_image_is_allowed() -> None:
     features, labels = blobs(60)
     keep = labels != 2
@@ -137,6 +194,12 @@ def test_the_final_classifier_is_fitted_on_all_train_images() -> None:
     torch.testing.assert_close(scores, other @ weight.T + bias)
 
 
+def test_one_image_is_enough_to_go_on() -> None:
+    train = torch.tensor([[1.0, 2.0]])
+    scores, _ = linear_scores(train, torch.tensor([1]), train, 2, (1e-3, 1e-2), seed=0)
+    assert scores.isfinite().all()
+
+
 def test_a_useless_weight_decay_is_not_chosen() -> None:
     (train, labels), (test, truth) = blobs(300, spread=0.3), blobs(100, seed=1, spread=0.3)
     labels[:] = labels.clamp_max(1)  # unbalanced: the strongest penalty says 1 always
@@ -152,23 +215,3 @@ def test_the_images_that_choose_are_not_those_that_train() -> None:
     labels = (train[:, 0] + 0.3 * torch.randn(400, generator=generator) > 0).long()
     _, chosen = linear_scores(train, labels, train[:1], 2, (1e-5, 0.1), seed=0)
     assert chosen == 0.1
-
-
-@pytest.mark.parametrize("shots", [1, 5])
-def test_low_shot_takes_equally_many_of_each_class(shots: int) -> None:
-    _, labels = blobs(200)
-    rows = low_shot_rows(labels, shots, seed=0)
-    assert torch.bincount(labels[rows], minlength=CLASSES).tolist() == [shots] * CLASSES
-    assert len(set(rows.tolist())) == len(rows)
-
-
-def test_low_shot_is_fixed_by_its_seed() -> None:
-    _, labels = blobs(200)
-    assert torch.equal(low_shot_rows(labels, 5, seed=3), low_shot_rows(labels, 5, seed=3))
-    assert not torch.equal(low_shot_rows(labels, 5, seed=3), low_shot_rows(labels, 5, seed=4))
-
-
-def test_low_shot_takes_all_of_a_class_that_has_fewer() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2])
-    rows = low_shot_rows(labels, 3, seed=0)
-    assert torch.bincount(labels[rows]).tolist() == [3, 1, 3]

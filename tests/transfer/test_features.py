@@ -11,8 +11,11 @@ from contramask.train.device import Machine
 from contramask.transfer.features import (
     READOUTS,
     Normalised,
+    RandomCrops,
     extract_features,
+    feature_batches,
     labelled,
+    side_by_side,
     unlabelled,
 )
 
@@ -58,6 +61,68 @@ def test_features_are_the_tokens_after_the_final_norm(
     torch.testing.assert_close(features["cls"], tokens[:, 0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(features["mean"], tokens[:, 1:].mean(dim=1), atol=1e-5, rtol=1e-4)
     assert features["cls"].shape == (48, 32)
+
+
+def test_features_after_a_block_pass_the_final_norm(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    split, encoder = tiny_store["val"], tiny_bundle.encoder
+    features = extract_features(tiny_bundle, split, FP32, blocks=(1, 2))
+    assert list(features) == [
+        "cls",
+        "mean",
+        "block1-cls",
+        "block1-mean",
+        "block2-cls",
+        "block2-mean",
+    ]
+    for readout in READOUTS:  # nothing follows the last block but the norm
+        torch.testing.assert_close(features[f"block2-{readout}"], features[readout])
+    images = Normalised(tiny_bundle, CPU)(split.__getitems__(range(48)))
+    with torch.no_grad():
+        tokens = encoder.norm(encoder.blocks[0](encoder.embed(images)))
+    torch.testing.assert_close(features["block1-cls"], tokens[:, 0], atol=1e-5, rtol=1e-4)
+    mean = tokens[:, 1:].mean(dim=1)
+    torch.testing.assert_close(features["block1-mean"], mean, atol=1e-5, rtol=1e-4)
+    assert not any(block._forward_hooks for block in encoder.blocks)
+
+
+def test_a_block_the_encoder_lacks_is_named(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    with pytest.raises(ValueError, match="block 3, but the encoder's blocks are numbered 1 to 2"):
+        extract_features(tiny_bundle, tiny_store["val"], FP32, blocks=(1, 3))
+
+
+def test_one_pass_gives_pooled_and_patch_tokens(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    seen = []
+    for rows, found in feature_batches(tiny_bundle, tiny_store["val"], FP32, batch_size=20):
+        seen += rows.tolist()
+        assert found["tokens"].shape == (len(rows), 16, 32)
+        torch.testing.assert_close(found["tokens"].mean(dim=1), found["mean"])
+        assert not torch.is_autocast_enabled("cpu")
+    assert seen == list(range(48))
+
+
+def test_readouts_side_by_side() -> None:
+    features = {"cls": torch.zeros(3, 2), "mean": torch.ones(3, 4)}
+    assert side_by_side(features, "cls+mean").tolist() == [[0, 0, 1, 1, 1, 1]] * 3
+    assert side_by_side(features, "mean") is features["mean"]
+
+
+def test_another_view_of_each_image_is_fixed_by_its_row(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    crops = RandomCrops(tiny_bundle, CPU)
+    pixels = tiny_store["val"].__getitems__(range(4))
+    views = crops(pixels, np.arange(4))
+    assert views.shape == (4, 3, 32, 32)
+    torch.testing.assert_close(views[2:], crops(pixels[2:], np.array([2, 3])))
+    assert not torch.allclose(views, Normalised(tiny_bundle, CPU)(pixels))
+    features = extract_features(tiny_bundle, tiny_store["val"], FP32, inputs=crops)
+    assert not torch.equal(
+        features["mean"], extract_features(*(tiny_bundle, tiny_store["val"], FP32))["mean"]
+    )
 
 
 def test_features_are_float32_whatever_the_precision(

@@ -1,6 +1,7 @@
 """Probing a frozen encoder: rows, arrays and facts, and what it does without labels."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,24 @@ from contramask.models.bundle import EncoderBundle
 from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
-from contramask.transfer import probe
+from contramask.transfer import feature_cache, readout
+from contramask.transfer.attentive import AttentiveConfig
+from contramask.transfer.dense_probe import DenseProbeConfig
 from contramask.transfer.probe import ProbeConfig, run_probe
-from contramask.typed import ConfigError, parse
+from contramask.transfer.strict_linear import StrictLinearConfig
+from contramask.typed import ConfigError, parse, to_plain
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
-SHORT = ProbeConfig(k=5, weight_decays=(1e-2, 1e-1), low_shot_splits=2)
+SHORT = ProbeConfig(
+    k=5, weight_decays=(1e-2, 1e-1), shots=(2,), label_shares=(), low_shot_splits=2, attentive=None
+)
+ALL = replace(
+    SHORT,
+    blocks=(1,),
+    attentive=AttentiveConfig(poolings=("ep", "cross"), epochs=1, pictures=3, queries=4),
+    strict_linear=StrictLinearConfig(epochs=1, warmup_epochs=0, batch_size=48),
+    dense=DenseProbeConfig(train_images=20, val_images=10, k=(1,), weight_decays=(1e-2,)),
+)
 
 
 class Recorder(NullTracker):
@@ -34,32 +47,87 @@ def test_rows_arrays_and_facts(
 ) -> None:
     tracker = Recorder()
     folder = tmp_path_factory.mktemp("probe")
-    run_probe(tiny_bundle, tiny_store, SHORT, FP32, tracker).write(folder)
+    run_probe(tiny_bundle, tiny_store, ALL, FP32, tracker).write(folder)
     output = StageOutput.read(folder)
     rows = output.rows
     assert rows.columns.tolist() == COLUMNS
-    assert len(rows) == 2 * 2 * 3  # encoders, readouts, measurements
+    assert not rows.duplicated(["method", "split", "protocol", "readout", "metric"]).any()
     assert set(rows["method"]) == {"cmae", "random_init"}
-    assert set(rows["readout"]) == {"cls", "mean"}
-    named = set(zip(rows["protocol"], rows["metric"], strict=True))
-    assert named == {("knn", "knn_top1"), ("linear", "linear_top1"), ("5-shot", "low_shot_top1")}
-    assert rows["value"].between(0, 100).all()
-    assert set(rows["split"]) == {"val"}
+    readouts = {"mean", "cls", "cls+mean", "block1-cls", "block1-mean"}
+    assert set(rows["readout"]) == readouts | {"patch"}
+    for protocol, metric in (
+        *(("knn", "knn_top1"), ("linear", "linear_top1"), ("2-shot", "low_shot_top1")),
+        *(("retrieval", "map_at_r"), ("retrieval leave-one-out", "recall_at_1")),
+        *(("spectrum", "rankme"), ("spectrum", "alignment")),
+    ):
+        chosen = rows[(rows["protocol"] == protocol) & (rows["metric"] == metric)]
+        assert set(chosen["readout"]) == readouts
+        assert len(chosen) == 2 * len(readouts)
+    patch = rows[rows["readout"] == "patch"].groupby("protocol")["metric"].agg(set).to_dict()
+    dense = {"miou", "macc", "aacc", "fwiou"}
+    assert patch == {
+        "attentive ep": {"attentive_top1"},
+        "attentive cross": {"attentive_top1"},
+        "dense_linear": dense,
+        "dense_knn": dense,
+    }
+    assert set(rows[rows["protocol"] == "linear MAE"]["readout"]) == {"cls", "mean"}
+    percent = rows[rows["protocol"] != "spectrum"]
+    assert percent["value"].between(0, 100).all()
     experiment = rows.set_index("method")["experiment"].to_dict()
     assert experiment == {"cmae": "cmae-0000-s3", "random_init": "random_init-s3"}
-    truth = tiny_store["val"].labels
+    _check_arrays(output, tiny_store)
+    _check_facts(output, tiny_store)
+    own = rows[rows["method"] == "cmae"]
+    for row in own.to_dict("records"):
+        name = f"probe/{row['readout']}/{row['protocol']}/{row['metric']}"
+        assert tracker.metrics.pop(name) == row["value"]
+    # What is left are the training curves of its own probes, not the anchor's.
+    assert all(name.startswith(("attentive/cmae", "linear-mae/cmae")) for name in tracker.metrics)
+
+
+def _check_arrays(output: StageOutput, store: Store) -> None:
     for method in ("cmae", "random_init"):
         assert output.arrays[f"{method}/features"].shape == (48, 32)
         assert output.arrays[f"{method}/features"].dtype == np.float16
-        assert np.array_equal(output.arrays[f"{method}/labels"], truth)
-    assert output.facts["config"]["k"] == 5
-    assert output.facts["config"]["temperature"] == 0.07
-    assert output.facts["classes"] == tiny_store.manifest["classes"]
+        assert np.array_equal(output.arrays[f"{method}/labels"], store["val"].labels)
+        assert output.arrays[f"{method}/attention_ep"].shape == (3, 4, 4, 4)
+        assert output.arrays[f"{method}/attention_cross"].shape == (3, 1, 4, 4)
+        shown = output.arrays[f"{method}/attention_images"]
+        assert np.array_equal(shown, store["val"].images[:3])
+
+
+def _check_facts(output: StageOutput, store: Store) -> None:
+    assert output.facts["config"] == to_plain(ALL)
+    assert (output.facts["config"]["k"], output.facts["config"]["temperature"]) == (5, 0.07)
+    assert output.facts["classes"] == store.manifest["classes"]
     assert output.facts["seconds"] >= 0
-    own = rows[(rows["method"] == "cmae") & (rows["readout"] == "mean")].set_index("metric")
-    for metric in ("knn_top1", "linear_top1", "low_shot_top1"):
-        assert tracker.metrics[f"probe/mean/{metric}"] == own["value"][metric]
-    assert len(tracker.metrics) == 6  # the anchor's are not the run's own
+    chosen = output.facts["chosen"]["cmae"]
+    assert chosen["mean"]["linear_weight_decay"] in ALL.weight_decays
+    assert chosen["attentive ep"]["train_images"] == 96
+    assert chosen["attentive ep"]["val_images"] == 48
+
+
+def test_every_image_is_read_once_for_all_protocols(
+    tiny_store: Store,
+    tiny_bundle: EncoderBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = []
+    original = feature_cache.feature_batches
+
+    def counted(bundle: EncoderBundle, images: object, *rest: object) -> object:
+        passes.append((bundle.manifest["method"], len(images)))  # type: ignore[arg-type]
+        return original(bundle, images, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(feature_cache, "feature_batches", counted)
+    config = replace(ALL, dense=None, strict_linear=None)
+    first = run_probe(tiny_bundle, tiny_store, config, FP32, NullTracker(), tmp_path)
+    assert passes == [("cmae", 96), ("cmae", 48), ("random_init", 96), ("random_init", 48)]
+    again = run_probe(tiny_bundle, tiny_store, config, FP32, NullTracker(), tmp_path)
+    assert len(passes) == 4
+    assert again.rows["value"].tolist() == first.rows["value"].tolist()
 
 
 def test_equal_inputs_give_equal_numbers(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
@@ -75,7 +143,8 @@ def test_what_is_easy_is_easy_and_the_unlabelled_are_left_out(
     shade_store: Store, shade_bundle: EncoderBundle
 ) -> None:
     output = run_probe(shade_bundle, shade_store, SHORT, FP32, NullTracker())
-    assert output.rows["value"].min() > 90
+    accuracies = output.rows[output.rows["metric"].str.endswith("_top1")]
+    assert accuracies["value"].min() > 90
     assert len(output.arrays["cmae/labels"]) == 16
     assert len(output.arrays["cmae/features"]) == 16
 
@@ -84,21 +153,21 @@ def test_val_labels_choose_nothing(
     tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    original = probe.linear_scores
+    original = readout.linear_scores
 
     def watched(*values: object) -> object:
         scores, decay = original(*values)  # type: ignore[arg-type]
         given.append((decay, scores))
         return scores, decay
 
-    monkeypatch.setattr(probe, "linear_scores", watched)
+    monkeypatch.setattr(readout, "linear_scores", watched)
     config = replace(SHORT, anchor=False)
     first = run_probe(tiny_bundle, tiny_store, config, FP32, NullTracker())
     truth = tiny_store["val"].labels
     monkeypatch.setattr(tiny_store["val"], "labels", (truth + 1) % 10)
     second = run_probe(tiny_bundle, tiny_store, config, FP32, NullTracker())
     assert first.rows["value"].tolist() != second.rows["value"].tolist()
-    for (decay, scores), (other_decay, other_scores) in zip(given[:2], given[2:], strict=True):
+    for (decay, scores), (other_decay, other_scores) in zip(given[:3], given[3:], strict=True):
         assert decay == other_decay
         assert torch.equal(scores, other_scores)
 
@@ -118,9 +187,56 @@ def test_it_is_skipped_without_labels_or_val_images(
     assert output.facts["skipped"] == "there are no validation images with a class label"
 
 
+def test_dense_probes_need_no_labels(
+    tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in tiny_store.splits.values():
+        monkeypatch.setattr(split, "labels", np.full(len(split), -1))
+    output = run_probe(tiny_bundle, tiny_store, ALL, FP32, NullTracker())
+    assert set(output.rows["protocol"]) == {"dense_linear", "dense_knn"}
+    assert not output.arrays
+    skipped = run_probe(tiny_bundle, tiny_store, SHORT, FP32, NullTracker())
+    assert skipped.facts["skipped"] == "no training image has a class label"
+
+
+def test_dense_probes_are_left_out_without_masks(
+    shade_store: Store, shade_bundle: EncoderBundle
+) -> None:
+    config = replace(SHORT, dense=DenseProbeConfig(train_images=10, val_images=5), anchor=False)
+    output = run_probe(shade_bundle, shade_store, config, FP32, NullTracker())
+    assert "patch" not in set(output.rows["readout"])
+
+
+def test_a_broken_encoder_is_named(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    with torch.no_grad():
+        tiny_bundle.encoder.norm.weight[0] = torch.nan
+    with pytest.raises(ValueError, match=r"features of cmae .* are not finite"):
+        run_probe(tiny_bundle, tiny_store, SHORT, FP32, NullTracker())
+
+
 @pytest.mark.parametrize(
-    "values", [{"weight_decays": []}, {"weight_decays": [-1.0]}, {"k": 0}, {"temperature": 0}]
+    "values",
+    [
+        *({"weight_decays": []}, {"weight_decays": [-1.0]}, {"k": 0}, {"temperature": 0}),
+        *({"shots": [0]}, {"label_shares": [1.5]}, {"readouts": []}, {"readouts": ["max"]}),
+        *({"blocks": [0]}, {"galleries": ["test"]}, {"cache_megabytes": -1}),
+    ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"probe.{next(iter(values))}"):
         parse(ProbeConfig, values, "probe")
+
+
+def test_nested_settings_are_switched_on_and_checked() -> None:
+    typed = parse(
+        ProbeConfig, {"attentive": None, "strict_linear": {}, "dense": {"k": [3]}}, "probe"
+    )
+    assert typed.attentive is None
+    assert typed.strict_linear == StrictLinearConfig()
+    assert typed.dense == DenseProbeConfig(k=(3,))
+    with pytest.raises(ConfigError) as error:
+        parse(ProbeConfig, {"attentive": {"epohcs": 3}, "dense": {"val_images": 0}}, "probe")
+    assert "probe.attentive.epohcs: there is no such key; did you mean `epochs`?" in str(
+        error.value
+    )
+    assert "probe.dense.val_images: given 0" in str(error.value)

@@ -1,17 +1,24 @@
 """Features of a frozen encoder: one pass over the images, every readout at once."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from contramask.data.loader import Images, Subset
 from contramask.data.store import Store
-from contramask.data.views import whole_images
+from contramask.data.views import ViewConfig, ViewMaker, whole_images
+from contramask.draws import image_keys
 from contramask.models.bundle import EncoderBundle
+from contramask.models.family import Encoder
 from contramask.progress import track
 from contramask.train.device import Machine, prepare
 
 READOUTS = ("cls", "mean")
+
+#: uint8 images (B, H, W, C) and their row numbers to what an encoder reads.
+Inputs = Callable[[np.ndarray, np.ndarray], Tensor]
 
 
 def labelled(split: Images) -> Subset:
@@ -46,24 +53,112 @@ class Normalised:
         return (whole_images(pixels, self.size) - self.mean) / self.std
 
 
-@torch.no_grad()
-def extract_features(
-    bundle: EncoderBundle, split: Images, machine: Machine, batch_size: int = 256
-) -> dict[str, Tensor]:
-    """Features of all images of a split, float32 (N, D) on the processor, by readout.
+def _check_blocks(encoder: Encoder, blocks: Sequence[int]) -> None:
+    unknown = [block for block in blocks if not 1 <= block <= len(encoder.blocks)]
+    if unknown:
+        raise ValueError(
+            f"probe.blocks names block {unknown[0]}, but the encoder's blocks are numbered 1 to "
+            f"{len(encoder.blocks)}"
+        )
 
-    `cls` is the class token, `mean` the mean patch token, both after the final norm.
+
+def readout_names(blocks: Sequence[int]) -> tuple[str, ...]:
+    """The readouts of one pass: `cls`, `mean`, and both after each of `blocks` (from 1)."""
+    return READOUTS + tuple(f"block{block}-{name}" for block in blocks for name in READOUTS)
+
+
+def feature_batches(
+    bundle: EncoderBundle,
+    images: Images,
+    machine: Machine,
+    blocks: Sequence[int] = (),
+    batch_size: int = 256,
+    inputs: Inputs | None = None,
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Row numbers and features of all images, in order, batch by batch, on the device.
+
+    float32 (B, D) for each of `readout_names(blocks)`, and `tokens`, the patch tokens (B, L, D) as
+    precise as they were computed. All are read after the final norm; what a block in the middle
+    gives is passed through the same norm, as DINO and DINOv2 do. `inputs` replaces the whole image
+    by another view of it. Raises `ValueError` for a block the encoder has not.
     """
     encoder = bundle.encoder.eval()
+    _check_blocks(encoder, blocks)
     prepare(encoder, machine)
-    inputs = Normalised(bundle, machine.device)
-    parts: dict[str, list[Tensor]] = {name: [] for name in READOUTS}
-    starts = range(0, len(split), batch_size)
+    whole = Normalised(bundle, machine.device)
+    starts = range(0, len(images), batch_size)
     title = f"features {bundle.manifest['method']}"
     for start in track(starts, title, len(starts)):
-        indices = np.arange(start, min(start + batch_size, len(split)))
-        with machine.autocast():
-            tokens = encoder.forward_tokens(inputs(split.__getitems__(indices)))
-        parts["cls"].append(tokens[:, 0].float().cpu())
-        parts["mean"].append(tokens[:, 1:].float().mean(dim=1).cpu())
+        rows = np.arange(start, min(start + batch_size, len(images)))
+        pixels = images.__getitems__(rows)
+        with machine.autocast(), torch.no_grad():
+            batch = whole(pixels) if inputs is None else inputs(pixels, rows)
+            found = _read(encoder, batch, blocks)
+        yield rows, found
+
+
+def _read(encoder: Encoder, batch: Tensor, blocks: Sequence[int]) -> dict[str, Tensor]:
+    caught: dict[int, Tensor] = {}
+
+    def keep(number: int) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda module, given, output: caught.__setitem__(number, output)
+
+    hooks = [encoder.blocks[b - 1].register_forward_hook(keep(b)) for b in dict.fromkeys(blocks)]
+    try:
+        tokens = encoder.forward_tokens(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {"tokens": tokens[:, 1:], **_pooled(tokens, "")}
+    for block in blocks:
+        found |= _pooled(encoder.norm(caught[block]), f"block{block}-")
+    return found
+
+
+def _pooled(tokens: Tensor, prefix: str) -> dict[str, Tensor]:
+    mean = tokens[:, 1:].float().mean(dim=1)
+    return {f"{prefix}cls": tokens[:, 0].float(), f"{prefix}mean": mean}
+
+
+def extract_features(
+    bundle: EncoderBundle,
+    images: Images,
+    machine: Machine,
+    batch_size: int = 256,
+    blocks: Sequence[int] = (),
+    inputs: Inputs | None = None,
+) -> dict[str, Tensor]:
+    """Features of all images, float32 (N, D) on the processor, by readout.
+
+    `cls` is the class token, `mean` the mean patch token, both after the final norm; for `blocks`
+    and `inputs` see `feature_batches`.
+    """
+    names = readout_names(blocks)
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    for _, found in feature_batches(bundle, images, machine, blocks, batch_size, inputs):
+        for name in names:
+            parts[name].append(found[name].cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def side_by_side(features: Mapping[str, Tensor], name: str) -> Tensor:
+    """A readout (N, D), or several (N, D1 + D2 + ...) named with `+` between them."""
+    parts = [features[part] for part in name.split("+")]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+class RandomCrops:
+    """Another view of each image: a random resized crop, flipped at random, fixed by `seed`."""
+
+    def __init__(self, bundle: EncoderBundle, device: torch.device, seed: int = 0) -> None:
+        manifest, self.device, self.seed = bundle.manifest, device, seed
+        rows, cols = manifest["arch"]["image_size"]
+        config = ViewConfig(crop_scale=(0.2, 1.0), flip=0.5)
+        self.views = ViewMaker(config, "single", (rows, cols), manifest["mean"], manifest["std"])
+
+    def __call__(self, images: np.ndarray, rows: np.ndarray) -> Tensor:
+        """uint8 (B, H, W, C) and row numbers (B,) to normalised float crops (B, C, rows, cols)."""
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        key = image_keys(self.seed, 0, torch.from_numpy(rows).to(self.device))
+        view: Tensor = self.views(pixels, key, None)["view"]
+        return view

@@ -1,8 +1,12 @@
-"""Probes of a frozen encoder: nearest neighbours, linear and few-shot classifiers."""
+"""Probes of a frozen encoder: nothing of it is trained, and one pass over the images serves all."""
 
 import logging
+import tempfile
 import time
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,42 +15,79 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from contramask.data.loader import Subset
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.results import StageOutput, result_row
-from contramask.tracker import Tracker
-from contramask.train.device import LaunchConfig, machine_name, pick_machine
-from contramask.transfer.classifiers import (
-    knn_votes,
-    linear_scores,
-    logistic_regression,
-    low_shot_rows,
-    standardise,
-    top1,
+from contramask.tracker import NullTracker, Tracker
+from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine
+from contramask.transfer.attentive import AttentiveConfig, attentive_probe, token_rows
+from contramask.transfer.classifiers import top1
+from contramask.transfer.dense import spread
+from contramask.transfer.dense_probe import DenseProbeConfig, dense_probe
+from contramask.transfer.feature_cache import FeatureCache, Features, Source, Wanted
+from contramask.transfer.features import (
+    READOUTS,
+    RandomCrops,
+    extract_features,
+    labelled,
+    readout_names,
+    side_by_side,
+    unlabelled,
 )
-from contramask.transfer.features import READOUTS, extract_features, labelled, unlabelled
+from contramask.transfer.readout import Count, Labelled, ReadoutConfig, measure_readout
+from contramask.transfer.spectrum import alignment
+from contramask.transfer.strict_linear import StrictLinearConfig, strict_linear
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
 
-NonNegative = Annotated[float, Field(ge=0)]
+Readout = Literal["cls", "mean", "cls+mean"]
+#: Below this an attentive probe has nothing to hold out and no batch to normalise.
+_FEWEST_IMAGES = 20
 
 
 @dataclass(frozen=True, config=STRICT)
-class ProbeConfig:
-    """kNN as DINO measures it (2104.14294), linear on cached features, low-shot over several draws.
+class ProbeConfig(ReadoutConfig):
+    """Which readouts of the frozen encoder are measured, and by what.
 
-    Which k and temperature a kNN number was measured with is in the output's facts.
+    All settings stand in the output's facts; a kNN number means nothing without its k and
+    temperature. What is None or left out costs nothing.
     """
 
-    k: int = Field(default=20, ge=1)
-    temperature: float = Field(default=0.07, gt=0)
-    #: The linear probe's grid.
-    weight_decays: Annotated[tuple[NonNegative, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2)
-    shots: int = Field(default=5, ge=1)  # images a class
-    low_shot_splits: int = Field(default=3, ge=1)
-    low_shot_weight_decay: float = Field(default=0.01, gt=0)
+    #: `cls` is the class token, `mean` the mean patch token, `cls+mean` both side by side.
+    readouts: Annotated[tuple[Readout, ...], Field(min_length=1)] = ("mean", "cls", "cls+mean")
+    blocks: tuple[Count, ...] = ()  # also read after these blocks, counted from 1
+    alignment_images: int = Field(default=512, ge=0)  # val images of which a second view is read
+    attentive: AttentiveConfig | None = AttentiveConfig()
+    strict_linear: StrictLinearConfig | None = None
+    dense: DenseProbeConfig | None = None
+    cache_megabytes: int = Field(default=4000, ge=0)  # of features kept on disk
     anchor: bool = True  # measure the random-init encoder beside the trained one
+
+
+@plain_dataclass(frozen=True)
+class _Stage:
+    """What all measurements of one call share."""
+
+    store: Store
+    config: ProbeConfig
+    machine: Machine
+    cache: FeatureCache
+
+
+@plain_dataclass
+class _Found:
+    """What was measured on one encoder."""
+
+    manifest: Mapping[str, Any]
+    rows: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+    chosen: dict[str, dict[str, float]]
+
+    def add(self, split: str, protocol: str, readout: str, metric: str, value: float) -> None:
+        row = result_row(self.manifest, split, protocol, readout, metric, value)
+        self.rows.append(row)
 
 
 def run_probe(
@@ -55,88 +96,165 @@ def run_probe(
     config: ProbeConfig,
     launch: LaunchConfig,
     tracker: Tracker,
+    work: Path | None = None,
 ) -> StageOutput:
-    """Probe one encoder (and its random-init anchor) on the store's labels.
+    """Probe one encoder (and its random-init anchor) on the store's labels and masks.
 
-    Rows: knn_top1, linear_top1, low_shot_top1 in percent for each readout. Skipped without labels
-    or without validation images.
+    Rows: percentages for each readout and protocol; `spectrum` alone has units of its own. Features
+    are kept in `work` for the next call, or thrown away without it. Skipped without anything to
+    measure.
     """
     reason = unlabelled(store)
-    if reason:
+    if reason and not (config.dense and store.has_semantic and "val" in store):
         log.warning("the probe is skipped: %s", reason)
         return StageOutput.skipped("probe", reason)
     started = time.perf_counter()
-    bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
-    rows: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {}
-    for one in bundles:
-        method, features = one.manifest["method"], _features(one, store, launch)
-        for readout in READOUTS:
-            rows += _measure(one, features, store, readout, config)
-        arrays[f"{method}/features"] = features["val"]["mean"].to(torch.float16).numpy()
-        arrays[f"{method}/labels"] = labelled(store["val"]).labels
-    for row in rows:
-        if row["method"] == bundle.manifest["method"]:
-            tracker.log({f"probe/{row['readout']}/{row['metric']}": row["value"]}, 0)
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = FeatureCache(work or Path(scratch), config.cache_megabytes)
+        stage = _Stage(store, config, pick_machine(launch), cache)
+        found = [_probe_one(bundle, stage, tracker)]
+        if config.anchor:
+            found.append(_probe_one(random_init_bundle(bundle), stage, NullTracker()))
+    for row in found[0].rows:
+        names = (row["readout"], row["protocol"], row["metric"])
+        tracker.log({"probe/" + "/".join(names): row["value"]}, 0)
     facts = {
         "stage": "probe",
         "config": to_plain(config),
         "classes": store.manifest["classes"],
+        "chosen": {one.manifest["method"]: one.chosen for one in found},
         "machine": machine_name(),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    rows = [row for one in found for row in one.rows]
+    arrays = {name: array for one in found for name, array in one.arrays.items()}
     return StageOutput(pd.DataFrame(rows), arrays=arrays, facts=facts)
 
 
-def _features(
-    bundle: EncoderBundle, store: Store, launch: LaunchConfig
-) -> dict[str, dict[str, Tensor]]:
-    machine = pick_machine(launch)
-    return {
-        name: extract_features(bundle, labelled(store[name]), machine) for name in ("train", "val")
-    }
+def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found:
+    found = _Found(bundle.manifest, [], {}, {})
+    config, store = stage.config, stage.store
+    if not unlabelled(store):
+        train, val = _features(bundle, stage, "train"), _features(bundle, stage, "val")
+        _measure_readouts(bundle, stage, train, val, found)
+        if config.attentive and len(train.token_rows) >= _FEWEST_IMAGES:
+            _measure_attentive(bundle, stage, train, val, tracker, found)
+        if config.strict_linear:
+            _measure_strict(bundle, stage, val, tracker, found)
+    if config.dense and store.has_semantic:
+        for protocol, scores in dense_probe(
+            bundle, store, stage.cache, config.dense, stage.machine
+        ).items():
+            for metric, value in scores.items():
+                found.add("val", protocol, "patch", metric, value)
+    return found
 
 
-def _measure(
+def _features(bundle: EncoderBundle, stage: _Stage, split: str) -> Features:
+    images = labelled(stage.store[split])
+    config, tokens = stage.config, np.array([], np.int64)
+    if config.attentive:
+        tokens = token_rows(config.attentive, split, len(images), bundle.encoder)
+    source = Source(images, split, stage.store.data_hash)
+    features = stage.cache.features(bundle, source, Wanted(config.blocks, tokens), stage.machine)
+    names = readout_names(config.blocks)
+    broken = [name for name in names if not np.isfinite(features.arrays[name]).all()]
+    if broken:
+        raise ValueError(
+            f"features of {bundle.manifest['method']} ({', '.join(broken)}) are not finite: the "
+            "encoder is broken; train it again with a lower learning rate or launch.precision=fp32"
+        )
+    return features
+
+
+def _measure_readouts(
+    bundle: EncoderBundle, stage: _Stage, train: Features, val: Features, found: _Found
+) -> None:
+    config, method = stage.config, bundle.manifest["method"]
+    views = _views(bundle, stage)
+    for name in dict.fromkeys([*config.readouts, *readout_names(config.blocks)[len(READOUTS) :]]):
+        data = Labelled(
+            *(train.readout(name), train.labels, val.readout(name), val.labels),
+            num_classes=stage.store.num_classes,
+        )
+        measured = measure_readout(data, config, bundle.manifest["seed"])
+        if views:
+            first, second = (side_by_side(view, name) for view in views)
+            measured.add("spectrum", "alignment", alignment(first, second))
+        for split, protocol, metric, value in measured.numbers:
+            found.add(split, protocol, name, metric, value)
+        found.chosen[name] = measured.chosen
+        log.info(
+            "%s, %s: kNN %.1f, linear %.1f, %s %.1f",
+            *(method, name, measured.value("knn", "knn_top1")),
+            *(measured.value("linear", "linear_top1"), "rank"),
+            measured.value("spectrum", "rankme"),
+        )
+    found.arrays[f"{method}/features"] = val.readout("mean").to(torch.float16).numpy()
+    found.arrays[f"{method}/labels"] = val.labels.numpy()
+
+
+def _views(bundle: EncoderBundle, stage: _Stage) -> list[dict[str, Tensor]]:
+    """Features of two views of some val images: the whole image and a crop of it."""
+    if not stage.config.alignment_images:
+        return []
+    val = labelled(stage.store["val"])
+    some = Subset(val, spread(len(val), stage.config.alignment_images))
+    crops = RandomCrops(bundle, stage.machine.device)
+    return [
+        extract_features(bundle, some, stage.machine, blocks=stage.config.blocks, inputs=inputs)
+        for inputs in (None, crops)
+    ]
+
+
+def _measure_attentive(
     bundle: EncoderBundle,
-    features: dict[str, dict[str, Tensor]],
-    store: Store,
-    readout: str,
-    config: ProbeConfig,
-) -> list[dict[str, Any]]:
-    train, val = features["train"][readout], features["val"][readout]
-    labels = torch.from_numpy(labelled(store["train"]).labels)
-    truth = torch.from_numpy(labelled(store["val"]).labels)
-    count, seed = store.num_classes, bundle.manifest["seed"]
-    votes = knn_votes(train, labels, val, count, config.k, config.temperature)
-    scores, decay = linear_scores(train, labels, val, count, config.weight_decays, seed)
-    few = [
-        _low_shot(train, labels, val, truth, count, config, seed + i)
-        for i in range(config.low_shot_splits)
-    ]
-    found = [
-        ("knn", "knn_top1", top1(votes, truth)),
-        ("linear", "linear_top1", top1(scores, truth)),
-        (f"{config.shots}-shot", "low_shot_top1", float(np.mean(few))),
-    ]
-    log.info(
-        "%s, %s: kNN %.1f, linear %.1f (weight decay %g), %d-shot %.1f",
-        *(bundle.manifest["method"], readout, found[0][2], found[1][2], decay),
-        *(config.shots, found[2][2]),
+    stage: _Stage,
+    train: Features,
+    val: Features,
+    tracker: Tracker,
+    found: _Found,
+) -> None:
+    config, manifest = stage.config.attentive, bundle.manifest
+    if config is None:
+        return
+    rows, cols = bundle.encoder.grid_size
+    for pooling in dict.fromkeys(config.poolings):
+        result = attentive_probe(
+            train,
+            val,
+            stage.store.num_classes,
+            pooling,
+            config,
+            stage.machine,
+            name=f"attentive/{manifest['method']}",
+            seed=manifest["seed"],
+            tracker=tracker,
+        )
+        found.add("val", f"attentive {pooling}", "patch", "attentive_top1", result.top1)
+        found.chosen[f"attentive {pooling}"] = {
+            "learning_rate": result.learning_rate,
+            "train_images": len(train.token_rows),
+            "val_images": len(val.token_rows),
+        }
+        log.info("%s: attentive %s %.1f", manifest["method"], pooling, result.top1)
+        maps = result.attention.reshape(*result.attention.shape[:2], rows, cols)
+        found.arrays[f"{manifest['method']}/attention_{pooling}"] = maps
+    shown = labelled(stage.store["val"]).__getitems__(val.token_rows[: len(maps)])
+    found.arrays[f"{manifest['method']}/attention_images"] = shown
+
+
+def _measure_strict(
+    bundle: EncoderBundle, stage: _Stage, val: Features, tracker: Tracker, found: _Found
+) -> None:
+    if stage.config.strict_linear is None:
+        return
+    images = labelled(stage.store["train"])
+    trained = strict_linear(
+        *(bundle, images, stage.store.num_classes, stage.config.strict_linear),
+        *(stage.machine, tracker),
     )
-    return [result_row(bundle.manifest, "val", p, readout, m, v) for p, m, v in found]
-
-
-def _low_shot(
-    train: Tensor,
-    labels: Tensor,
-    val: Tensor,
-    truth: Tensor,
-    num_classes: int,
-    config: ProbeConfig,
-    seed: int,
-) -> float:
-    rows = low_shot_rows(labels, config.shots, seed)
-    few, test = standardise(train[rows], val)
-    weight, bias = logistic_regression(few, labels[rows], num_classes, config.low_shot_weight_decay)
-    return top1(test @ weight.T + bias, truth)
+    for name in READOUTS:
+        value = top1(trained.scores(name, val.readout(name)), val.labels)
+        found.add("val", "linear MAE", name, "linear_top1", value)
+        log.info("%s, %s: linear by MAE's recipe %.1f", bundle.manifest["method"], name, value)
