@@ -4,7 +4,6 @@ import pandas as pd
 from contramask.report.notes import methods_shown, normal_notes
 from contramask.report.tables import TASKS, Cell, Measured
 
-
 FINETUNE = next(task for task in TASKS if task.metric == "finetune_top1")
 
 
