@@ -75,11 +75,11 @@ def test_what_was_not_run_is_said_with_its_reason():
     assert lines == [
         ("Object detection", "no objects", "a, b"),
         (
-            "Frozen features (kNN, 5-shot, linear)",
+            "Frozen features",
             "there is no result, though other experiments have one",
             "c",
         ),
-        ("Frozen features (kNN, 5-shot, linear)", "cannot be read (bad file)", "b"),
+        ("Frozen features", "cannot be read (bad file)", "b"),
     ]
 
 

@@ -14,7 +14,7 @@ from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage
 TASK_TITLES = {
     "tokenizer": "Image tokens",
     "pretrain": "Pre-training",
-    "probe": "Frozen features (kNN, 5-shot, linear)",
+    "probe": "Frozen features",
     "finetune": "Fine-tuning",
     "segmentation": "Segmentation",
     "detection": "Object detection",

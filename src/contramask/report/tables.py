@@ -167,6 +167,10 @@ TASKS = (
         "A linear classifier on frozen features, trained with all labels.",
     ),
     Task(
+        *("Attentive", "attentive_top1", ("attentive ep", "attentive cross"), "Frozen patches"),
+        "A linear classifier on frozen features that also learns which patches to look at.",
+    ),
+    Task(
         *("Fine-tune", "finetune_top1", ("finetune",), "Fine-tuning"),
         "All weights go on learning with all labels.",
     ),
