@@ -147,16 +147,16 @@ class AttentiveHead(nn.Module):
 
 
 class _Training(nn.Module):
-    """Heads that learn from the same batches, each at its own rate; their losses are added."""
+    """Heads that learn from the same batches, each at its own rate."""
 
     def __init__(self, heads: list[AttentiveHead]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(heads)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """The sum of all cross-entropies."""
+        """The mean of all cross-entropies, to whose scale AdamW is blind."""
         losses = [F.cross_entropy(head(batch["tokens"]), batch["label"]) for head in self.heads]
-        return StepOutput(torch.stack(losses).sum())
+        return StepOutput(torch.stack(losses).mean())
 
 
 class TokenLoader:
