@@ -194,7 +194,6 @@ class AttentiveResult:
 def attentive_probe(
     train: Features,
     val: Features,
-    num_classes: int,
     pooling: Pooling,
     config: AttentiveConfig,
     machine: Machine,
@@ -204,7 +203,7 @@ def attentive_probe(
     tracker: Tracker,
 ) -> AttentiveResult:
     """Train probes on the stored tokens and measure the one that a tenth of `train` prefers."""
-    width = train.tokens.shape[2]
+    width, num_classes = train.tokens.shape[2], int(train.labels.max()) + 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pools = [_pool(pooling, width, config) for _ in config.learning_rates]
