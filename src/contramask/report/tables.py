@@ -171,6 +171,10 @@ TASKS = (
         "A linear classifier on frozen features that also learns which patches to look at.",
     ),
     Task(
+        *("mAP@R", "map_at_r", ("retrieval",), "Finding similar images"),
+        "Nothing is trained: how many of the most similar training images are of the same class.",
+    ),
+    Task(
         *("Fine-tune", "finetune_top1", ("finetune",), "Fine-tuning"),
         "All weights go on learning with all labels.",
     ),
