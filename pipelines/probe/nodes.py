@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from pipelines import tracking
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from contramask.data.store import Store
     from contramask.models.bundle import EncoderBundle
     from contramask.results import StageOutput
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def probe_encoder(
-    encoder: EncoderBundle, store: Store, config: ProbeConfig, launch: LaunchConfig
+    encoder: EncoderBundle, store: Store, config: ProbeConfig, launch: LaunchConfig, work: Path
 ) -> StageOutput:
     """Score the frozen encoder, and the same network untrained, on labelled images."""
     from contramask.transfer.probe import run_probe
 
-    return run_probe(encoder, store, config, launch, tracking.current())
+    return run_probe(encoder, store, config, launch, tracking.current(), work)

@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 probe_encoder,
-                inputs=["encoder", "store", "params:probe", "params:launch"],
+                inputs=["encoder", "store", "params:probe", "params:launch", "features_work"],
                 outputs="probe_output",
                 name="probe_encoder",
             )

@@ -11,6 +11,7 @@ from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
 from contramask.tracker import NullTracker
 from contramask.train.device import Machine
+from contramask.transfer import strict_linear as module
 from contramask.transfer.classifiers import top1
 from contramask.transfer.features import extract_features, labelled
 from contramask.transfer.strict_linear import StrictHead, StrictLinearConfig, lars, strict_linear
@@ -88,6 +89,19 @@ def test_it_learns_on_views_and_leaves_the_encoder_alone(
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(p.grad is None for p in shade_bundle.encoder.parameters())
     assert next(shade_bundle.encoder.blocks[0].parameters()).requires_grad
+
+
+def test_how_many_views_are_read_at_once_changes_nothing(
+    shade_store: Store, shade_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StrictLinearConfig(epochs=2, warmup_epochs=0, batch_size=24)
+    images = labelled(shade_store["train"])
+    weights = []
+    for chunk in (256, 5):
+        monkeypatch.setattr(module, "_CHUNK", chunk)
+        trained = strict_linear(shade_bundle, images, 2, config, FP32, NullTracker())
+        weights.append(trained.heads["mean"][1].weight.detach())
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-4)
 
 
 def test_a_batch_larger_than_the_data_shrinks(

@@ -147,16 +147,16 @@ class AttentiveHead(nn.Module):
 
 
 class _Training(nn.Module):
-    """Heads that learn from the same batches, each at its own rate; their losses are added."""
+    """Heads that learn from the same batches, each at its own rate."""
 
     def __init__(self, heads: list[AttentiveHead]) -> None:
         super().__init__()
         self.heads = nn.ModuleList(heads)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """The sum of all cross-entropies."""
+        """The mean of all cross-entropies, to whose scale AdamW is blind."""
         losses = [F.cross_entropy(head(batch["tokens"]), batch["label"]) for head in self.heads]
-        return StepOutput(torch.stack(losses).sum())
+        return StepOutput(torch.stack(losses).mean())
 
 
 class TokenLoader:
@@ -194,7 +194,6 @@ class AttentiveResult:
 def attentive_probe(
     train: Features,
     val: Features,
-    num_classes: int,
     pooling: Pooling,
     config: AttentiveConfig,
     machine: Machine,
@@ -204,7 +203,7 @@ def attentive_probe(
     tracker: Tracker,
 ) -> AttentiveResult:
     """Train probes on the stored tokens and measure the one that a tenth of `train` prefers."""
-    width = train.tokens.shape[2]
+    width, num_classes = train.tokens.shape[2], int(train.labels.max()) + 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pools = [_pool(pooling, width, config) for _ in config.learning_rates]

@@ -83,7 +83,7 @@ class FeatureCache:
         folder = self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
         arrays = _open(folder, described)
         if arrays is None:
-            self._make(folder, bundle, source, wanted, machine)
+            self._make(folder, described, bundle, source, wanted, machine)
             arrays = _open(folder, described)
             if arrays is None:
                 raise OSError(f"features written to {folder} cannot be read back; is a disk full?")
@@ -94,6 +94,7 @@ class FeatureCache:
     def _make(
         self,
         folder: Path,
+        described: dict[str, Any],
         bundle: EncoderBundle,
         source: Source,
         wanted: Wanted,
@@ -103,8 +104,8 @@ class FeatureCache:
         scratch.mkdir(parents=True)
         try:
             _write(scratch, bundle, source, wanted, machine)
-            manifest = json.dumps(_describe(bundle, source, wanted, machine), sort_keys=True)
-            (scratch / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
+            text = json.dumps(described, indent=2, sort_keys=True)
+            (scratch / "manifest.json").write_text(text + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would have been used
             try:
                 os.replace(scratch, folder)

@@ -223,7 +223,6 @@ def _measure_attentive(
         result = attentive_probe(
             train,
             val,
-            stage.store.num_classes,
             pooling,
             config,
             stage.machine,

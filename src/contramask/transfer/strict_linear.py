@@ -26,6 +26,8 @@ from contramask.train.loop import BatchSource, TrainPlan, fit
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.typed import STRICT
 
+_CHUNK = 256  # views the encoder reads at once; only the heads see a whole batch
+
 
 @dataclass(frozen=True, config=STRICT)
 class StrictLinearConfig:
@@ -67,16 +69,23 @@ class _Training(nn.Module):
 
     def forward(self, batch: Batch) -> StepOutput:
         """The sum of both cross-entropies, each of which moves its own head alone."""
-        with torch.no_grad():
-            tokens = self.encoder.forward_tokens(batch["view"]).float()
-        pooled = {"cls": tokens[:, 0], "mean": tokens[:, 1:].mean(dim=1)}
-        with torch.autocast(tokens.device.type, enabled=False):
+        pooled = self._pooled(batch["view"])
+        with torch.autocast(pooled["cls"].device.type, enabled=False):
             losses = {
                 name: F.cross_entropy(head(pooled[name]), batch["label"])
                 for name, head in self.heads.items()
             }
         terms = {f"{name}_loss": loss.detach() for name, loss in losses.items()}
         return StepOutput(torch.stack(list(losses.values())).sum(), terms)
+
+    @torch.no_grad()
+    def _pooled(self, view: Tensor) -> dict[str, Tensor]:
+        cls, mean = [], []
+        for part in torch.split(view, _CHUNK):
+            tokens = self.encoder.forward_tokens(part).float()
+            cls.append(tokens[:, 0])
+            mean.append(tokens[:, 1:].mean(dim=1))
+        return {"cls": torch.cat(cls), "mean": torch.cat(mean)}
 
 
 def lars_groups(heads: nn.Module, lr: float) -> list[dict[str, Any]]:
