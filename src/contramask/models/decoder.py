@@ -66,6 +66,13 @@ class TokenDecoder(nn.Module):
         states = torch.cat([seen[:, :1] + self.pos_embed[:, :1], visible, hidden], dim=1)
         return self.norm(self.blocks(states))  # type: ignore[no-any-return]
 
+    def complete(self, tokens: Tensor) -> Tensor:
+        """As `forward` where nothing was dropped: (B, 1+L, D) in reading order to (B, 1+L, width).
+
+        The mask token is not used.
+        """
+        return self.norm(self.blocks(self.embed(tokens) + self.pos_embed))  # type: ignore[no-any-return]
+
     def predict_hidden(self, tokens: Tensor, mask: PatchMask) -> Tensor:
         """Outputs for the hidden patches, (B, L-V, out_dim), in the order of `mask.ids_hide`."""
         num_seen = tokens.shape[1]
