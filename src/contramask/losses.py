@@ -9,6 +9,11 @@ from torch.nn import functional as F
 Gather = Callable[[Tensor], Tensor]
 
 
+def no_gather(values: Tensor) -> Tensor:
+    """The `Gather` of a single process: its own values are all there are."""
+    return values
+
+
 def normalise_patches(patches: Tensor) -> Tensor:
     """Each patch (B, L, P) to zero mean and unit variance (2111.06377 section 3, "norm pixel").
 

@@ -317,6 +317,7 @@ def test_gradients_reach_all_that_is_trained_and_no_target(site: str) -> None:
     reading = model.read_views(batch())[0]
     states = model.pixel_decoder(reading.tokens, reading.mask)
     aimed = model._key_tokens(reading) if site == "encoder_cls" else states
+    assert aimed.requires_grad == (site == "sdmae_branch")  # by the online decoder
     assert not model.contrast.key(aimed).requires_grad
     stepped(model, batch())
     found = grads(model)

@@ -270,6 +270,13 @@ def test_the_target_starts_as_the_online_network_and_keeps_its_own_statistics() 
     assert not torch.equal(method.projector.bn0.running_mean, before)
 
 
+def test_it_draws_no_pictures() -> None:
+    method = tiny()
+    assert not method.draws_pictures
+    with pytest.raises(ValueError, match="conmim, as it is configured, predicts no pixels"):
+        method.reconstruct(batch_of())
+
+
 def test_one_state_is_all_it_takes_to_go_on() -> None:
     """Online and target network, mask token and optimiser: the next steps are the same."""
     first, second = tiny(), tiny(move=0.3)

@@ -110,7 +110,16 @@ def test_lambda_0_is_the_supervised_baseline(slopes: Tensor, mode: str) -> None:
     assert [row["loss"] for row in found] == [row["class_loss"] for row in found]
     assert {n.split(".")[0] for n, _ in method.named_parameters()} == {"encoder", "class_head"}
     assert method.gauges() == {}
-    assert method.reconstruct is None
+    assert not method.draws_pictures
+    with pytest.raises(ValueError, match="supervised, as it is configured, predicts no pixels"):
+        method.reconstruct(batch_of(slopes))
+
+
+def test_tokens_of_others_cannot_be_drawn(tmp_path: Path) -> None:
+    encoder = build_encoder(SIZES, (32, 32), 3)
+    foreign = parse(SupMIMConfig, {"target": {"name": "pretrained", "path": tmp_path}}, "method")
+    assert not SupMIM(encoder, foreign).draws_pictures
+    assert SupMIM(encoder, SupMIMConfig()).draws_pictures
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
@@ -137,8 +146,10 @@ def test_the_loss_is_the_weighted_sum_and_reaches_everything(
     terms = output.terms
     torch.testing.assert_close(output.loss.detach(), terms["class_loss"] + 0.3 * terms["mim_loss"])
     output.loss.backward()
-    idle = {n for n, p in method.named_parameters() if p.requires_grad and p.grad is None}
-    assert idle == set()
+    trained = {n: p.grad for n, p in method.named_parameters() if p.requires_grad}
+    assert {n for n, grad in trained.items() if grad is None or not grad.any()} == set()
+    names = {n for n in trained if n.endswith("mask_token")}
+    assert names == {"mim.mask_token" if style == "replace" else "mim.decoder.mask_token"}
     assert all(torch.isfinite(p.grad).all() for p in method.parameters() if p.grad is not None)
 
 

@@ -42,6 +42,15 @@ def test_all_predictions_equal_the_papers_order_of_work() -> None:
     torch.testing.assert_close(built.predict_all(tokens, mask), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_where_nothing_was_dropped_the_mask_token_is_not_needed() -> None:
+    built = decoder()
+    tokens, ids = torch.randn(2, 13, 8), torch.arange(12).expand(2, -1)
+    everything = PatchMask(ids, ids[:, :0], torch.zeros(2, 12, dtype=torch.bool))
+    expected = built(tokens, everything)
+    built.register_parameter("mask_token", None)
+    torch.testing.assert_close(built.complete(tokens), expected)
+
+
 def test_hidden_predictions_are_those_of_the_hidden_patches() -> None:
     built, (tokens, mask) = decoder(), tokens_and_mask()
     hidden = built.predict_hidden(tokens, mask)

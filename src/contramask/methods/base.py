@@ -6,7 +6,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from contramask.losses import Gather
+from contramask.draws import uniform
+from contramask.losses import Gather, no_gather
 from contramask.models.family import Encoder
 from contramask.models.tokenizer_bundle import TokenizerBundle
 
@@ -44,10 +45,12 @@ class Method(nn.Module):
     encoder: Encoder
     branch: Literal["online", "target"] = "online"
     rank: int = 0
+    #: Whether the method predicts hidden pixels, which `reconstruct` shows.
+    draws_pictures: bool = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.gather: Gather = _no_gather
+        self.gather: Gather = no_gather
         #: Ids of the frozen things this training learns from, for its record and its fingerprint.
         self.ingredients: dict[str, str] = {}
 
@@ -69,6 +72,18 @@ class Method(nn.Module):
         """Health numbers of the latest step, asked for only when a step is logged."""
         return {}
 
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Predictions for all patches (B, L, P) and the mask (B, L), True where hidden.
 
-def _no_gather(keys: Tensor) -> Tensor:
-    return keys
+        Raises `ValueError` unless the method `draws_pictures`.
+        """
+        raise ValueError(f"{self.label}, as it is configured, predicts no pixels")
+
+
+def mask_noise(batch: Batch, count: int, name: str = "noise", stream: int = MASK_STREAM) -> Tensor:
+    """One number for each of `count` patches or cells, (B, count); the largest are hidden.
+
+    From the batch if it brings some under `name`, else from its images' keys.
+    """
+    noise: Tensor | None = batch.get(name)
+    return uniform(batch["key"], stream, count) if noise is None else noise

@@ -23,13 +23,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from contramask.draws import uniform
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
-from contramask.losses import contrast_gauges, info_nce, normalise_patches, pixel_loss
-from contramask.masking import PatchMask, block_mask, check_mask, num_cells, take_tokens
-from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
+from contramask.losses import contrast_gauges, info_nce, pixel_loss
+from contramask.masking import PatchMask, block_mask, check_mask, num_cells
+from contramask.methods.base import Batch, StepOutput, mask_noise
+from contramask.methods.pixels import PixelMethod
 from contramask.models.decoder import DecoderConfig, TokenDecoder
-from contramask.models.encoder import VisionEncoder, patchify
+from contramask.models.encoder import VisionEncoder
 from contramask.models.heads import MLPHead
 from contramask.typed import STRICT
 
@@ -58,7 +58,7 @@ class CMAEConfig:
     )
 
 
-class CMAE(Method):
+class CMAE(PixelMethod):
     """Contrastive masked autoencoder.
 
     Batches need `view` and `target_view` (B, C, H, W), and `key` (B,) or `noise` (B, cells).
@@ -69,12 +69,10 @@ class CMAE(Method):
     config: CMAEConfig
 
     def __init__(self, encoder: VisionEncoder, config: CMAEConfig) -> None:
-        super().__init__()
+        super().__init__(encoder, config.decoder, norm_pix_loss=True)  # the released code always
         check_mask(encoder.grid_size, encoder.patch_size, config.mask_ratio, config.mask_block)
-        self.encoder, self.config = encoder, config
+        self.config = config
         width, grid, ratio = encoder.embed_dim, encoder.grid_size, encoder.config.mlp_ratio
-        pixels = encoder.patch_size**2 * encoder.in_chans
-        self.pixel_decoder = TokenDecoder(width, pixels, grid, config.decoder, ratio)
         # The released feature decoder outputs p*p*3 values, which equals D only for ViT-B/16; the
         # shared projector needs D, so D it is for every size.
         self.feature_decoder = TokenDecoder(width, width, grid, config.feature_decoder, ratio)
@@ -89,15 +87,8 @@ class CMAE(Method):
     def draw_mask(self, batch: Batch) -> PatchMask:
         """The batch's mask: from `noise` (B, cells) if it brings some, else from the keys."""
         grid, block = self.encoder.grid_size, self.config.mask_block
-        noise = batch.get("noise")
-        if noise is None:
-            noise = uniform(batch["key"], MASK_STREAM, num_cells(grid, block))
+        noise = mask_noise(batch, num_cells(grid, block))
         return block_mask(noise, self.config.mask_ratio, grid, block)
-
-    def target(self, view: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Normalised pixels of every patch or of `ids` (B, n), (B, n, P); as released, always."""
-        patches = patchify(view, self.encoder.patch_size)
-        return normalise_patches(patches if ids is None else take_tokens(patches, ids))
 
     @torch.no_grad()
     def target_key(self, target_view: Tensor) -> Tensor:
@@ -131,10 +122,3 @@ class CMAE(Method):
         momentum = cosine_momentum(self.config.momentum, self.config.momentum_end, progress)
         ema_update(self.target_encoder, self.encoder, momentum)
         ema_update(self.target_projector, self.projector, momentum)
-
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Predictions for all patches (B, L, P) and the mask (B, L), True where hidden."""
-        mask = self.draw_mask(batch)
-        tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)
-        return self.pixel_decoder.predict_all(tokens, mask), mask.mask

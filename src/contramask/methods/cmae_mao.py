@@ -28,12 +28,13 @@ from torch import Tensor
 
 from contramask.draws import uniform
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
-from contramask.losses import contrast_gauges, info_nce, normalise_patches, pixel_loss
+from contramask.losses import contrast_gauges, info_nce, pixel_loss
 from contramask.masking import PatchMask, check_mask, num_visible, random_mask, take_tokens
-from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
+from contramask.methods.base import MASK_STREAM, Batch, StepOutput, mask_noise
+from contramask.methods.pixels import PixelMethod
 from contramask.models.branches import ClassProjector, DecoderBranch, MomentumBranch
-from contramask.models.decoder import DecoderConfig, TokenDecoder
-from contramask.models.encoder import VisionEncoder, patchify
+from contramask.models.decoder import DecoderConfig
+from contramask.models.encoder import VisionEncoder
 from contramask.models.position import (
     POSITION_LOSSES,
     PositionHead,
@@ -100,7 +101,7 @@ class _Reading:
     places: Tensor  # (B, A) the true answers
 
 
-class CMAEMao(Method):
+class CMAEMao(PixelMethod):
     """Small-decoder MAE with contrast and token positions on the encoder.
 
     Batches need `view` and (unless view_mode is `single`) `target_view` (B, C, H, W), and `key`
@@ -110,15 +111,11 @@ class CMAEMao(Method):
     """
 
     config: CMAEMaoConfig
-    encoder: VisionEncoder
 
     def __init__(self, encoder: VisionEncoder, config: CMAEMaoConfig) -> None:
-        super().__init__()
+        super().__init__(encoder, config.decoder, config.norm_pix_loss)
         _check_sizes(encoder, config)
-        self.encoder, self.config = encoder, config
-        width, grid, ratio = encoder.embed_dim, encoder.grid_size, encoder.config.mlp_ratio
-        pixels = encoder.patch_size**2 * encoder.in_chans
-        self.pixel_decoder = TokenDecoder(width, pixels, grid, config.decoder, ratio)
+        self.config, width = config, encoder.embed_dim
         if config.freeze_patch_embed:
             encoder.patch_embed.requires_grad_(False)
         if config.position != "none":
@@ -134,9 +131,7 @@ class CMAEMao(Method):
 
     def draw_mask(self, batch: Batch, name: str = "noise") -> PatchMask:
         """A mask: from the batch's noise (B, L) of that name if it brings some, else the keys."""
-        noise = batch.get(name)
-        if noise is None:
-            noise = uniform(batch["key"], _MASK_STREAMS[name], self.encoder.num_patches)
+        noise = mask_noise(batch, self.encoder.num_patches, name, _MASK_STREAMS[name])
         return random_mask(noise, self.config.mask_ratio)
 
     def read_views(self, batch: Batch) -> list[_Reading]:
@@ -159,13 +154,6 @@ class CMAEMao(Method):
         tokens = forward_unplaced(self.encoder, view, ids, told.mask)
         asked = take_tokens(tokens[:, 1:], told.ids_hide)
         return _Reading(view, mask, tokens, asked, ids.gather(1, told.ids_hide))
-
-    def target(self, view: Tensor, ids: Tensor | None = None) -> Tensor:
-        """What the decoder should output for every patch or for `ids` (B, n): (B, n, P)."""
-        patches = patchify(view, self.encoder.patch_size)
-        if ids is not None:
-            patches = take_tokens(patches, ids)
-        return normalise_patches(patches) if self.config.norm_pix_loss else patches
 
     def recon_loss(self, reading: _Reading, states: Tensor) -> Tensor:
         """MAE's loss of one view from its decoder states, the hidden patches' last."""
@@ -238,13 +226,6 @@ class CMAEMao(Method):
         self.contrast.update(momentum)
         if config.con_site == "encoder_cls":
             ema_update(self.target_encoder, self.encoder, momentum)
-
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Predictions for all patches (B, L, P) and the mask (B, L), True where hidden."""
-        mask = self.draw_mask(batch)
-        tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)
-        return self.pixel_decoder.predict_all(tokens, mask), mask.mask
 
 
 def _check_sizes(encoder: VisionEncoder, config: CMAEMaoConfig) -> None:

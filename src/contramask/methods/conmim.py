@@ -26,10 +26,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.draws import uniform
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
 from contramask.masking import PatchMask, block_mask, check_mask, num_cells, take_tokens
-from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
+from contramask.methods.base import Batch, Method, StepOutput, mask_noise
 from contramask.models.beit import BeitConfig, BeitEncoder
 from contramask.models.projector import TokenProjector
 from contramask.typed import STRICT
@@ -92,12 +91,9 @@ class ConMIM(Method):
         """The batch's mask: from `noise` (B, cells) if it brings some, else from the keys."""
         grid, block = self.online_encoder.grid_size, self.config.mask_block
         cells = num_cells(grid, block)
-        noise = batch.get("noise")
-        if noise is None:
-            noise = uniform(batch["key"], MASK_STREAM, cells)
         hidden = cells - _visible_of(cells, self.config.mask_ratio)
         # Half a cell less than the share, so that `block_mask`, which rounds too, cannot miss it.
-        return block_mask(noise, (hidden - 0.5) / cells, grid, block)
+        return block_mask(mask_noise(batch, cells), (hidden - 0.5) / cells, grid, block)
 
     def queries(self, view: Tensor, mask: PatchMask) -> Tensor:
         """Online projections of all patches, (B, L, d), of which only hidden ones are asked."""

@@ -10,17 +10,15 @@ un-normalised target is `norm_pix_loss: false`.
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
-from contramask.draws import uniform
-from contramask.losses import normalise_patches, pixel_loss
-from contramask.masking import PatchMask, check_mask, random_mask, take_tokens
-from contramask.methods.base import MASK_STREAM, Batch, Method, StepOutput
-from contramask.models.decoder import DecoderConfig, TokenDecoder
-from contramask.models.encoder import VisionEncoder, patchify
+from contramask.losses import pixel_loss
+from contramask.masking import PatchMask, check_mask, random_mask
+from contramask.methods.base import Batch, StepOutput, mask_noise
+from contramask.methods.pixels import PixelMethod
+from contramask.models.decoder import DecoderConfig
+from contramask.models.encoder import VisionEncoder
 from contramask.typed import STRICT
 
 
@@ -35,35 +33,19 @@ class MAEConfig:
     view_mode: Literal["single"] = "single"
 
 
-class MAE(Method):
+class MAE(PixelMethod):
     """Masked autoencoder. Batches need `view` (B, C, H, W), and `key` (B,) or `noise` (B, L)."""
 
     config: MAEConfig
 
     def __init__(self, encoder: VisionEncoder, config: MAEConfig) -> None:
-        super().__init__()
+        super().__init__(encoder, config.decoder, config.norm_pix_loss)
         check_mask(encoder.grid_size, encoder.patch_size, config.mask_ratio)
-        self.encoder = encoder
         self.config = config
-        pixels = encoder.patch_size**2 * encoder.in_chans
-        ratio = encoder.config.mlp_ratio
-        self.pixel_decoder = TokenDecoder(
-            encoder.embed_dim, pixels, encoder.grid_size, config.decoder, ratio
-        )
 
     def draw_mask(self, batch: Batch) -> PatchMask:
         """The batch's mask: from `noise` (B, L) if it brings some, else from the images' keys."""
-        noise = batch.get("noise")
-        if noise is None:
-            noise = uniform(batch["key"], MASK_STREAM, self.encoder.num_patches)
-        return random_mask(noise, self.config.mask_ratio)
-
-    def target(self, view: Tensor, ids: Tensor | None = None) -> Tensor:
-        """What the decoder should output for every patch or for `ids` (B, n): (B, n, P)."""
-        patches = patchify(view, self.encoder.patch_size)
-        if ids is not None:
-            patches = take_tokens(patches, ids)
-        return normalise_patches(patches) if self.config.norm_pix_loss else patches
+        return random_mask(mask_noise(batch, self.encoder.num_patches), self.config.mask_ratio)
 
     def forward(self, batch: Batch) -> StepOutput:
         """One step's loss; terms: recon_loss."""
@@ -72,10 +54,3 @@ class MAE(Method):
         pred = self.pixel_decoder.predict_hidden(tokens, mask)  # (B, L-V, P)
         loss = pixel_loss(pred, self.target(batch["view"], mask.ids_hide))
         return StepOutput(loss, {"recon_loss": loss.detach()})
-
-    @torch.no_grad()
-    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Predictions for all patches (B, L, P) and the mask (B, L), True where hidden."""
-        mask = self.draw_mask(batch)
-        tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)
-        return self.pixel_decoder.predict_all(tokens, mask), mask.mask

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from contramask.draws import uniform
 from contramask.masking import PatchMask, block_mask, check_mask, num_cells, num_visible
-from contramask.methods.base import MASK_STREAM, Batch
+from contramask.methods.base import Batch, mask_noise
 from contramask.methods.mim_target import PixelTarget, TokenTarget
 from contramask.models.decoder import DecoderConfig, TokenDecoder
 from contramask.models.encoder import VisionEncoder
@@ -66,6 +66,8 @@ class MaskedPrediction(nn.Module):
         width, ratio = encoder.embed_dim, encoder.config.mlp_ratio
         self.decoder = TokenDecoder(width, target.out_dim, encoder.grid_size, decoder, ratio)
         if rule.style == "replace":
+            # The decoder gets a token of every patch: one of its own would only be decayed.
+            self.decoder.register_parameter("mask_token", None)
             self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
             nn.init.normal_(self.mask_token, std=0.02)
 
@@ -102,7 +104,7 @@ class MaskedPrediction(nn.Module):
             return MaskedPass(tokens, visible, pred, target[row, mask.ids_hide].flatten(0, 1))
         hidden = self.draw_hidden(batch)
         tokens = self._encode_replaced(encoder, view, hidden)  # (B, 1+L, D)
-        states = self.decoder(tokens, _nothing_dropped(hidden))[:, 1:]
+        states = self.decoder.complete(tokens)[:, 1:]
         return MaskedPass(tokens, ~hidden, self.decoder.pred(states[hidden]), target[hidden])
 
     def predict_all(self, encoder: VisionEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -113,7 +115,7 @@ class MaskedPrediction(nn.Module):
             return self.decoder.predict_all(tokens, mask), mask.mask
         hidden = self.draw_hidden(batch)
         tokens = self._encode_replaced(encoder, batch["view"], hidden)
-        return self.decoder.predict_all(tokens, _nothing_dropped(hidden)), hidden
+        return self.decoder.pred(self.decoder.complete(tokens)[:, 1:]), hidden
 
     def _encode_replaced(self, encoder: VisionEncoder, view: Tensor, hidden: Tensor) -> Tensor:
         """Tokens (B, 1+L, D) of a view with a mask token, told its place, for hidden patches."""
@@ -124,18 +126,9 @@ class MaskedPrediction(nn.Module):
         return encoder.norm(tokens)  # type: ignore[no-any-return]
 
     def _noise(self, batch: Batch) -> Tensor:
-        """One number a cell, (B, cells); the largest are hidden."""
-        if "noise" in batch:
-            return batch["noise"]  # type: ignore[no-any-return]
-        return uniform(batch["key"], MASK_STREAM, num_cells(self.grid_size, self.rule.block))
+        return mask_noise(batch, num_cells(self.grid_size, self.rule.block))
 
 
 def _fewest_visible(cells: int, mask_ratio: float) -> int:
     """Of an image whose own ratio lies below `mask_ratio`."""
     return cells - (math.ceil(cells * mask_ratio) - 1)
-
-
-def _nothing_dropped(hidden: Tensor) -> PatchMask:
-    """Tells a decoder that it gets a token of every patch."""
-    ids = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape)
-    return PatchMask(ids, ids[:, :0], torch.zeros_like(hidden))

@@ -103,6 +103,8 @@ class SupMIM(Method):
         if config.lambda_mim:
             config.mask_rule.check(encoder)
         self.encoder, self.config = encoder, config
+        foreign = isinstance(config.target, PretrainedTargetConfig)  # it has no decoder here
+        self.draws_pictures = config.lambda_mim > 0 and not foreign
         self.register_module("mim", None)
 
     @property
@@ -121,8 +123,6 @@ class SupMIM(Method):
         self.class_head = nn.Linear(self.encoder.embed_dim, len(data["classes"]))
         nn.init.trunc_normal_(self.class_head.weight, std=0.02)
         nn.init.zeros_(self.class_head.bias)
-        if not config.lambda_mim or isinstance(config.target, PretrainedTargetConfig):
-            self.reconstruct = None  # type: ignore[assignment,method-assign]  # cannot draw
         if config.lambda_mim:
             # After the class head: the supervised part starts from the same weights without it.
             target = self._target(data, tokenizer)
@@ -184,12 +184,9 @@ class SupMIM(Method):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What it makes of hidden patches, (B, L, P), and the mask (B, L), True where hidden.
-
-        Raises `ValueError` when nothing is predicted.
-        """
-        if self.mim is None:
-            raise ValueError("with lambda_mim 0 no patches are predicted")
+        """What it makes of hidden patches, (B, L, P), and the mask (B, L), True where hidden."""
+        if self.mim is None or not self.draws_pictures:
+            return super().reconstruct(batch)
         pred, hidden = self.mim.predict_all(self.encoder, batch)
         return self.mim.target.picture(pred, batch["view"], hidden), hidden
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contramask.draws import uniform
-from contramask.losses import Gather
+from contramask.losses import Gather, no_gather
 from contramask.typed import STRICT
 
 _RESTART_STREAM = 80  # of random numbers; the key is the number of steps
@@ -79,7 +79,7 @@ class Codebook(nn.Module):
         self.register_buffer("sums", torch.zeros(size, config.dim))
         self.register_buffer("hits", torch.zeros(size))
         self.register_buffer("clock", torch.zeros(2, dtype=torch.int64))
-        self.gather: Gather = _no_gather
+        self.gather: Gather = no_gather
 
     @property
     def size(self) -> int:
@@ -175,7 +175,3 @@ class Codebook(nn.Module):
         self.sums.copy_(torch.where(dead[:, None], mean * fresh, self.sums))
         self.hits.mul_(~due)
         self.clock[0] *= ~due
-
-
-def _no_gather(values: Tensor) -> Tensor:
-    return values

@@ -124,6 +124,13 @@ class TokenDecoder(nn.Module):
             states = block(states)
         return self.norm(last(states, tokens.shape[1]))  # type: ignore[no-any-return]
 
+    def complete(self, tokens: Tensor) -> Tensor:
+        """As `forward` where nothing was dropped: (B, 1+L, D) in reading order to (B, 1+L, width).
+
+        The mask token is not used.
+        """
+        return self.norm(self.blocks(self.embed(tokens) + self.pos_embed))  # type: ignore[no-any-return]
+
     def predict_hidden(self, tokens: Tensor, mask: PatchMask) -> Tensor:
         """Outputs for the hidden patches, (B, L-V, out_dim), in the order of `mask.ids_hide`."""
         return self.pred(self.hidden(tokens, mask))  # type: ignore[no-any-return]

@@ -34,8 +34,7 @@ def reconstructions(
     prediction is scaled back with each patch's own mean and deviation (which the network never
     sees), so that colours are comparable.
     """
-    reconstruct = getattr(method, "reconstruct", None)
-    if reconstruct is None:
+    if not method.draws_pictures:
         return {}
     split = store["val"] if "val" in store else store["train"]
     count = min(_COUNT, len(split))
@@ -45,7 +44,7 @@ def reconstructions(
     batch: dict[str, Any] = {"view": view, "key": image_keys(0, 0, index)}
     method.eval()
     with machine.autocast():
-        pred, mask = reconstruct(batch)
+        pred, mask = method.reconstruct(batch)
     encoder = method.encoder
     patches = patchify(view, encoder.patch_size)
     pred = pred.float()
