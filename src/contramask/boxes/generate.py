@@ -64,7 +64,8 @@ def generate_boxes(store: Store, config: BoxConfig) -> BoxSet:
 
     A set that fails the gates is returned with `accepted` False and logged as a warning. Raises
     `ValueError` when `gt` is asked for and the data have no boxes, or an encoder's map without the
-    encoder (or, for `rec_err`, the decoder) it needs. Equal inputs, equal bytes.
+    encoder (or, for `rec_err`, the decoder) it needs. Equal inputs, equal bytes; an encoder's maps
+    are so on processors of one kind.
     """
     split = store["train"]
     truth = _truth(split)
