@@ -120,7 +120,7 @@ def _dealt(finding: _Finding) -> _Finding:
 
 def _from_maps(split: StoreSplit, producer: Producer, config: BoxConfig) -> _Finding:
     """Boxes by the rule from the maps as they are stored, so a rule can be tried again on those."""
-    rule = config.rule or RULES.get(config.method, RuleConfig())
+    rule = config.rule or RULES[config.method]
     tables, heatmaps = [], []
     for images in _batches(split, f"crop boxes ({config.method})"):
         maps = np.rint(producer(images, config.grid) * 255).astype(np.uint8)
