@@ -28,6 +28,7 @@ from contramask.boxes.token_maps import (
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
 from contramask.models.pixel_decoder import PixelDecoder
+from contramask.models.precision import has_fast_bf16
 
 EncoderMap: TypeAlias = Literal[
     "cls_attn", "rollout", "key_sim", "ncut", "pc1", "token_norm", "rec_err"
@@ -54,6 +55,12 @@ class MapChoice:
     baseline: Baseline = "blank"
 
 
+def pick_device() -> tuple[torch.device, Literal["bf16", "fp32"]]:
+    """Where encoders run, and how precisely: bfloat16 where it is fast."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return device, "bf16" if has_fast_bf16(device) else "fp32"
+
+
 class EncoderMaps:
     """Several heat maps from one run of an encoder, on an accelerator where there is one.
 
@@ -67,7 +74,7 @@ class EncoderMaps:
         choices: Sequence[MapChoice],
         decoder: PixelDecoder | None = None,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device, self.precision = pick_device()
         self.encoder = bundle.encoder.eval().to(self.device)
         self.choices, self.decoder = choices, decoder
         if decoder is not None:
@@ -109,9 +116,9 @@ class EncoderMaps:
         return [torch.tensor(images[start : start + step], device=self.device) for start in starts]
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 on an accelerator; the arithmetic of the maps stays float32."""
+        """The precision of the encoder's products; the arithmetic of the maps stays float32."""
         return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
     @torch.inference_mode()

@@ -64,7 +64,8 @@ def generate_boxes(store: Store, config: BoxConfig) -> BoxSet:
 
     A set that fails the gates is returned with `accepted` False and logged as a warning. Raises
     `ValueError` when `gt` is asked for and the data have no boxes, or an encoder's map without the
-    encoder (or, for `rec_err`, the decoder) it needs. Equal inputs, equal bytes.
+    encoder (or, for `rec_err`, the decoder) it needs. Equal inputs, equal bytes; an encoder's maps
+    are so on processors of one kind.
     """
     split = store["train"]
     truth = _truth(split)
@@ -119,7 +120,7 @@ def _dealt(finding: _Finding) -> _Finding:
 
 def _from_maps(split: StoreSplit, producer: Producer, config: BoxConfig) -> _Finding:
     """Boxes by the rule from the maps as they are stored, so a rule can be tried again on those."""
-    rule = config.rule or RULES.get(config.method, RuleConfig())
+    rule = config.rule or RULES[config.method]
     tables, heatmaps = [], []
     for images in _batches(split, f"crop boxes ({config.method})"):
         maps = np.rint(producer(images, config.grid) * 255).astype(np.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 from contramask import __version__
 from contramask.boxes.box_set import SCHEMA
 from contramask.boxes.config import BoxConfig
-from contramask.boxes.encoder_maps import ENCODER_MAPS, RELATIVE
+from contramask.boxes.encoder_maps import ENCODER_MAPS, RELATIVE, pick_device
 from contramask.boxes.rules import RuleConfig
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
@@ -55,4 +55,5 @@ def _checkpoint(config: BoxConfig, bundle: EncoderBundle) -> dict[str, Any]:
         "block": config.block or len(bundle.encoder.blocks),
         "baseline": config.baseline if relative else None,
         "mirrored": True,
+        "precision": pick_device()[1],
     }
