@@ -15,16 +15,15 @@ from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig, Machine
 from contramask.train.optim import layer_decay_groups
+from contramask.transfer.classifier_training import Classifier, MixedTraining, set_drop_path
 from contramask.transfer.features import labelled
 from contramask.transfer.finetune import (
-    Classifier,
     FinetuneConfig,
-    _confusion,
+    _centre,
     _loader,
     _scores,
-    _set_drop_path,
+    _Task,
     _train_images,
-    _Training,
     run_finetune,
 )
 from contramask.typed import ConfigError, parse
@@ -58,6 +57,17 @@ class Recorder(NullTracker):
         self.lines.append((step, dict(metrics)))  # type: ignore[call-overload]
 
 
+def top1_of(output: StageOutput) -> pd.Series:
+    """The accuracies among the rows."""
+    return output.rows.loc[output.rows["metric"] == "finetune_top1", "value"]
+
+
+def task_of(store: Store, config: FinetuneConfig = SHORT) -> _Task:
+    """What a run shares, for scoring alone."""
+    val = labelled(store["val"])
+    return _Task(store, config, MACHINE, val, torch.from_numpy(val.labels))
+
+
 def test_rows_tables_arrays_and_facts(
     tiny_store: Store, tiny_bundle: EncoderBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -67,9 +77,10 @@ def test_rows_tables_arrays_and_facts(
     output = StageOutput.read(folder)
     rows = output.rows
     assert rows.columns.tolist() == COLUMNS
-    assert rows["method"].tolist() == ["cmae", "random_init"]
+    assert rows["method"].unique().tolist() == ["cmae", "random_init"]
     assert set(rows["protocol"]) == {"finetune"}
-    assert set(rows["metric"]) == {"finetune_top1"}
+    assert set(rows["metric"]) == {"finetune_top1", "finetune_top5", "finetune_ece"}
+    rows = rows[rows["metric"] == "finetune_top1"]
     for method, value in zip(rows["method"], rows["value"], strict=True):
         confusion = output.arrays[f"{method}/confusion"]
         truth = np.bincount(tiny_store["val"].labels, minlength=10)
@@ -81,7 +92,9 @@ def test_rows_tables_arrays_and_facts(
     assert output.facts["config"]["epochs"] == 2
     assert output.facts["classes"] == tiny_store.manifest["classes"]
     step, last = tracker.lines[-1]
-    assert (step, last) == (6, {"finetune/finetune_top1": rows["value"][0]})
+    assert step == 6
+    assert set(last) == {f"finetune/finetune_{name}" for name in ("top1", "top5", "ece")}
+    assert last["finetune/finetune_top1"] == rows["value"].iloc[0]
     assert set(tracker.lines[0][1]) >= {"finetune/cmae/loss", "finetune/cmae/lr"}
     assert len(tracker.lines) == 3  # the anchor's curve is not the run's own
     # The encoder that was given is left as it was.
@@ -111,7 +124,9 @@ def test_it_learns_and_leaves_the_unlabelled_out(
     shade_store: Store, shade_bundle: EncoderBundle
 ) -> None:
     output = run_finetune(shade_bundle, shade_store, PLAIN, FP32, NullTracker())
-    assert output.rows["value"].tolist() == [100.0]
+    assert top1_of(output).tolist() == [100.0]
+    assert output.tables["cmae-worst"].empty  # there are no mistakes
+    assert "cmae/worst_images" not in output.arrays
     assert output.arrays["cmae/confusion"].tolist() == [[8, 0], [0, 8]]
     assert output.tables["cmae-curve"]["loss"].iloc[-1] < 0.3
 
@@ -168,17 +183,17 @@ def test_the_classifier_pools_patches_before_a_new_norm(tiny_bundle: EncoderBund
 
 
 def test_nothing_is_dropped_while_scoring(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
-    _set_drop_path(tiny_bundle.encoder, 0.5)
+    set_drop_path(tiny_bundle.encoder, 0.5)
     model = Classifier(tiny_bundle.encoder, 10).train()
     torch.nn.init.normal_(model.head[1].weight)
-    scores = [_scores(model, tiny_bundle, labelled(tiny_store["val"]), MACHINE) for _ in range(2)]
+    scores = [_scores(model, tiny_bundle, task_of(tiny_store)) for _ in range(2)]
     assert scores[0].shape == (48, 10)
     assert torch.equal(scores[0], scores[1])
 
 
 def test_drop_path_rises_with_depth(tiny_bundle: EncoderBundle) -> None:
     encoder = tiny_bundle.encoder
-    _set_drop_path(encoder, 0.2)
+    set_drop_path(encoder, 0.2)
     assert isinstance(encoder.blocks[0].drop_path1, torch.nn.Identity)
     last = encoder.blocks[1].drop_path2
     assert isinstance(last, DropPath)
@@ -191,8 +206,7 @@ def test_drop_path_rises_with_depth(tiny_bundle: EncoderBundle) -> None:
 def test_mixing_can_be_switched_off(
     tiny_bundle: EncoderBundle, mixup: float, cutmix: float
 ) -> None:
-    config = FinetuneConfig(mixup=mixup, cutmix=cutmix, label_smoothing=0.1)
-    training = _Training(Classifier(tiny_bundle.encoder, 10), config, 10)
+    training = MixedTraining(Classifier(tiny_bundle.encoder, 10), 10, mixup, cutmix, 0.1)
     seen = {}
     training.classifier.forward = lambda images: seen.setdefault("images", images)[:, 0, :1, :10]
     training.criterion.forward = lambda scores, targets: seen.setdefault("targets", targets).sum()
@@ -216,9 +230,9 @@ def test_random_erasing_paints_noise_into_the_view(
     tiny_store: Store, tiny_bundle: EncoderBundle, probability: float
 ) -> None:
     config = replace(SHORT, random_erasing=probability, crop_scale=(1.0, 1.0), flip=0.0)
-    batch = next(_loader(tiny_bundle, tiny_store, config, MACHINE).epoch(0))
+    batch = next(_loader(tiny_bundle, tiny_store, config, MACHINE, None).epoch(0))
     plain = replace(config, random_erasing=0.0)
-    expected = next(_loader(tiny_bundle, tiny_store, plain, MACHINE).epoch(0))["view"]
+    expected = next(_loader(tiny_bundle, tiny_store, plain, MACHINE, None).epoch(0))["view"]
     changed = (batch["view"] != expected).any(dim=1).float().mean(dim=(1, 2))
     if probability:
         assert (changed > 0.01).all()
@@ -227,14 +241,78 @@ def test_random_erasing_paints_noise_into_the_view(
         assert not changed.any()
 
 
-def test_confusion_counts_truth_by_prediction() -> None:
-    scores = torch.eye(3)[torch.tensor([0, 1, 1, 2])]
-    confusion = _confusion(scores, torch.tensor([0, 0, 1, 1]), 3)
-    assert confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+def test_rand_augment_alters_each_image_by_its_key(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    plain = replace(SHORT, random_erasing=0.0, crop_scale=(1.0, 1.0), flip=0.0)
+    config = replace(plain, rand_augment="rand-m9-mstd0.5-inc1")
+    first, again = (
+        next(_loader(tiny_bundle, tiny_store, config, MACHINE, None).epoch(0)) for _ in range(2)
+    )
+    before = next(_loader(tiny_bundle, tiny_store, plain, MACHINE, None).epoch(0))
+    assert torch.equal(first["view"], again["view"])
+    changed = (first["view"] - before["view"]).abs().amax(dim=(1, 2, 3)) > 0.1
+    assert changed.float().mean() > 0.5  # each of two operations is done with probability 0.5
+    assert not changed.all()
+    later = next(_loader(tiny_bundle, tiny_store, config, MACHINE, None).epoch(1))
+    assert not torch.equal(first["index"], later["index"])
+
+
+def test_an_unreadable_recipe_is_refused(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    config = replace(SHORT, rand_augment="auto-x3")
+    with pytest.raises(ValueError, match=r"given 'auto-x3'; a recipe is e.g. rand-m9"):
+        _loader(tiny_bundle, tiny_store, config, MACHINE, None)
+
+
+def test_averaged_weights_are_measured_beside_the_last(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    config = replace(SHORT, ema=0.5, anchor=False)
+    output = run_finetune(tiny_bundle, tiny_store, config, FP32, NullTracker())
+    assert output.rows["readout"].unique().tolist() == ["mean", "mean, EMA"]
+    training = MixedTraining(Classifier(tiny_bundle.encoder, 10), 10, 0, 0, 0, ema=0.75)
+    weight, average = training.classifier.head[1].weight, training.average.head[1].weight
+    with torch.no_grad():
+        weight.fill_(4.0)
+        average.fill_(0.0)
+    training.after_step(0.5)
+    torch.testing.assert_close(average, torch.ones_like(average))
+    assert not average.requires_grad
+
+
+def test_shares_of_the_labels_are_rows_of_their_own(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    config = replace(SHORT, epochs=1, fractions=(0.25,), anchor=False, log_every=1)
+    output = run_finetune(tiny_bundle, tiny_store, config, FP32, NullTracker())
+    assert output.rows["protocol"].unique().tolist() == ["finetune", "finetune 25 %"]
+    # 96 images in batches of 32 are three steps; a quarter of them is one batch of 24.
+    assert len(output.tables["cmae-curve"]) == 3
+    assert len(output.tables["cmae-25-percent-curve"]) == 1
+
+
+def test_the_centre_is_what_is_scored(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    pixels = np.arange(8 * 8).reshape(1, 8, 8, 1)
+    assert np.array_equal(_centre(pixels, 0.5), pixels[:, 2:6, 2:6])
+    assert _centre(pixels, 1.0).shape == (1, 8, 8, 1)
+    model = Classifier(tiny_bundle.encoder, 10)
+    torch.nn.init.normal_(model.head[1].weight)
+    whole = _scores(model, tiny_bundle, task_of(tiny_store))
+    half = _scores(model, tiny_bundle, task_of(tiny_store, replace(SHORT, eval_crop=0.5)))
+    assert not torch.allclose(whole, half, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    "values", [{"batch_size": 15}, {"drop_path": 1.0}, {"crop_scale": [0.5, 0.1]}, {"mixup": -1}]
+    "values",
+    [
+        {"batch_size": 15},
+        {"drop_path": 1.0},
+        {"crop_scale": [0.5, 0.1]},
+        {"mixup": -1},
+        {"ema": 1.0},
+        {"fractions": [1.5]},
+        {"eval_crop": 0},
+    ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"finetune.{next(iter(values))}"):
@@ -246,7 +324,7 @@ def test_conmims_beit_is_fine_tuned_and_left_as_it_was(
 ) -> None:
     before = {name: value.clone() for name, value in conmim_bundle.encoder.state_dict().items()}
     output = run_finetune(conmim_bundle, tiny_store, SHORT, FP32, NullTracker())
-    assert output.rows["method"].tolist() == ["conmim", "random_init"]
+    assert output.rows["method"].unique().tolist() == ["conmim", "random_init"]
     assert set(output.rows["encoder"]) == {"BEiT 32x2/8"}
     assert output.rows["value"].between(0, 100).all()
     assert output.arrays["conmim/confusion"].sum() == 48

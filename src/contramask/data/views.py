@@ -156,6 +156,10 @@ class ViewMaker:
         target = alter_colours(target, self.config.colour, key, _COLOUR, self.size)
         return {"view": self.normalise(view), "target_view": self.normalise(target)}
 
+    def crop(self, images: Tensor, key: Tensor) -> Tensor:
+        """The view of `single` mode before it is normalised: float (B, C, *size) in 0..255."""
+        return self._crop(to_float(images), key, None, _CROP, _FLIP)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """(x - mean) / std per channel, pixels in 0..255."""
         return (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)

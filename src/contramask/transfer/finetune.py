@@ -7,27 +7,25 @@ cutmix with label smoothing, random resized crops and random erasing.
 import logging
 import random
 import time
-from typing import Annotated, Any
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
-from timm.layers.drop import DropPath
-from timm.loss.cross_entropy import SoftTargetCrossEntropy
-from torch import Tensor, nn
+from torch import Tensor
 
 from contramask.data.config import ScaleRange
 from contramask.data.loader import ImageLoader, Subset
 from contramask.data.split import balanced_choice
 from contramask.data.store import Store, StoreSplit
 from contramask.data.views import ViewConfig, ViewMaker
-from contramask.methods.base import Batch, StepOutput
+from contramask.methods.base import Batch
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.family import Encoder, for_tuning
+from contramask.models.family import for_tuning
 from contramask.progress import track
 from contramask.results import StageOutput, result_row
 from contramask.tracker import NullTracker, Tracker
@@ -35,8 +33,12 @@ from contramask.train.device import LaunchConfig, Machine, machine_name, pick_ma
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, layer_decay_groups
 from contramask.train.schedule import scaled_lr, warmup_cosine
-from contramask.transfer.classifiers import top1
+from contramask.transfer.classifier_training import Classifier, MixedTraining, set_drop_path
+from contramask.transfer.classifiers import top, top1
+from contramask.transfer.dense import joined
 from contramask.transfer.features import Normalised, labelled, unlabelled
+from contramask.transfer.judgement import Judgement
+from contramask.transfer.rand_augment import RandAugment
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
@@ -62,53 +64,35 @@ class FinetuneConfig:
     random_erasing: Share = 0.25
     flip: Share = 0.5
     crop_scale: ScaleRange = (0.08, 1.0)
+    rand_augment: str | None = None  # timm's recipe, MAE's is rand-m9-mstd0.5-inc1; slow: Pillow
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # also measure averaged weights
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # side of the centre crop; 0.875: 224/256
     train_limit: int | None = Field(default=None, ge=1)  # labelled images used; None: all
+    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # and again with these shares
+    worst: int = Field(default=12, ge=0)  # surest mistakes kept as pictures
     log_every: int = Field(default=20, ge=1)
     anchor: bool = True  # measure the random-init encoder beside the trained one
 
 
-class Classifier(nn.Module):
-    """An encoder, mean pooling, a fresh norm and a linear layer: (B, C, H, W) to (B, K).
+@plain_dataclass(frozen=True)
+class _Task:
+    """What all encoders and shares of labels of one run have in common."""
 
-    The encoder's own final norm is dropped, as MAE does: it never saw pooled tokens.
-    """
+    store: Store
+    config: FinetuneConfig
+    machine: Machine
+    val: Subset
+    truth: Tensor
 
-    def __init__(self, encoder: Encoder, num_classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.encoder.norm = nn.Identity()
-        self.head = nn.Sequential(
-            nn.LayerNorm(encoder.embed_dim, eps=1e-6), nn.Linear(encoder.embed_dim, num_classes)
-        )
-        nn.init.trunc_normal_(self.head.get_parameter("1.weight"), std=2e-5)
-        nn.init.zeros_(self.head.get_parameter("1.bias"))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores."""
-        return self.head(self.encoder.tokens(images)[:, 1:].mean(dim=1))  # type: ignore[no-any-return]
-
-
-class _Training(nn.Module):
-    """The classifier with its regularisation, as the training loop calls it."""
-
-    def __init__(self, classifier: Classifier, config: FinetuneConfig, num_classes: int) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.criterion = SoftTargetCrossEntropy()  # type: ignore[no-untyped-call]
-        self.mix = Mixup(  # type: ignore[no-untyped-call]
-            config.mixup,
-            config.cutmix,
-            prob=1.0 if config.mixup or config.cutmix else 0.0,
-            label_smoothing=config.label_smoothing,
-            num_classes=num_classes,
-        )
-
-    def forward(self, batch: Batch) -> StepOutput:
-        """Cross-entropy with mixed, smoothed labels."""
-        # timm's Mixup draws from NumPy's global generator; torch's is seeded by the loop each step.
-        np.random.seed(int(torch.randint(2**31, (1,))))
-        images, targets = self.mix(batch["view"], batch["label"])
-        return StepOutput(self.criterion(self.classifier(images).float(), targets))
+    @property
+    def shares(self) -> list[tuple[str, str, int | None]]:
+        """Of each training: protocol, how its tables are called, most labelled images."""
+        config, total = self.config, int((self.store["train"].labels >= 0).sum())
+        parts = [("finetune", "", config.train_limit)]
+        for share in config.fractions:
+            text = f"{100 * share:g}"
+            parts.append((f"finetune {text} %", f"-{text}-percent", max(round(total * share), 2)))
+        return parts
 
 
 def run_finetune(
@@ -118,31 +102,27 @@ def run_finetune(
     launch: LaunchConfig,
     tracker: Tracker,
 ) -> StageOutput:
-    """Fine-tune one encoder (and its random-init anchor) and measure top-1 on the val split.
+    """Fine-tune one encoder (and its random-init anchor) and measure it on the val split.
 
-    Rows: finetune_top1 of the last epoch, in percent. Skipped without labels or val images.
+    Rows, in percent, of the last epoch: finetune_top1, finetune_top5 with more than five classes
+    and finetune_ece (expected calibration error); protocol `finetune`, and `finetune 10 %` where a
+    share of the labels was used; readout `mean, EMA` for averaged weights. Tables: curve, per_class
+    and calibration; worst names the pictures of `worst_images`. Skipped without labels or val
+    images.
     """
     reason = unlabelled(store)
     if reason:
         log.warning("fine-tuning is skipped: %s", reason)
         return StageOutput.skipped("finetune", reason)
     started = time.perf_counter()
-    machine = pick_machine(launch)
-    output = StageOutput()
-    rows: list[dict[str, Any]] = []
     val = labelled(store["val"])
-    truth = torch.from_numpy(val.labels)
-    for one in [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]:
-        method, own = one.manifest["method"], one is bundle
-        classifier, curve = _train(one, store, config, machine, tracker if own else NullTracker())
-        scores = _scores(classifier, one, val, machine)
-        value = top1(scores, truth)
-        log.info("%s: fine-tuned top-1 %.1f", method, value)
-        rows.append(result_row(one.manifest, "val", "finetune", "mean", "finetune_top1", value))
-        output.arrays[f"{method}/confusion"] = _confusion(scores, truth, store.num_classes)
-        output.tables[f"{method}-curve"] = curve
-        if own:
-            tracker.log({"finetune/finetune_top1": value}, int(curve["step"].iloc[-1]))
+    task = _Task(store, config, pick_machine(launch), val, torch.from_numpy(val.labels))
+    bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
+    parts = [
+        _measure(task, one, share, tracker if one is bundle else NullTracker())
+        for share in task.shares
+        for one in bundles
+    ]
     facts = {
         "stage": "finetune",
         "config": to_plain(config),
@@ -150,25 +130,80 @@ def run_finetune(
         "machine": machine_name(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return StageOutput(pd.DataFrame(rows), output.tables, output.arrays, facts)
+    return joined(parts, facts)
+
+
+def _measure(
+    task: _Task, bundle: EncoderBundle, share: tuple[str, str, int | None], tracker: Tracker
+) -> StageOutput:
+    """Fine-tune one encoder on one share of the labels; what its scores say."""
+    protocol, suffix, limit = share
+    method, name = bundle.manifest["method"], bundle.manifest["method"] + suffix
+    training, curve = _train(bundle, task, limit, tracker, f"finetune/{name}")
+    judged = Judgement(_scores(training.classifier, bundle, task), task.truth)
+    found = {"mean": judged}
+    if training.average is not None:
+        found["mean, EMA"] = Judgement(_scores(training.average, bundle, task), task.truth)
+    rows = []
+    for readout, one in found.items():
+        values = _values(one)
+        log.info("%s: %s, %s: top-1 %.1f", method, protocol, readout, values["finetune_top1"])
+        rows += [
+            result_row(bundle.manifest, "val", protocol, readout, metric, value)
+            for metric, value in values.items()
+        ]
+    if protocol == "finetune":
+        own = {f"finetune/{metric}": value for metric, value in _values(judged).items()}
+        tracker.log(own, int(curve["step"].iloc[-1]))
+    kept = _kept(task, judged, name)
+    kept.tables[f"{name}-curve"] = curve
+    return StageOutput(pd.DataFrame(rows), kept.tables, kept.arrays)
+
+
+def _values(judged: Judgement) -> dict[str, float]:
+    """The metrics of one network, in percent."""
+    values = {"finetune_top1": top1(judged.scores, judged.truth)}
+    if judged.scores.shape[1] > 5:
+        values["finetune_top5"] = top(judged.scores, judged.truth, 5)
+    return values | {"finetune_ece": judged.calibration_error()}
+
+
+def _kept(task: _Task, judged: Judgement, name: str) -> StageOutput:
+    """Tables and pictures of what the classifier got right and wrong."""
+    worst = judged.worst(task.config.worst)
+    split = task.store["val"]
+    worst.insert(0, "id", [split.ids[i] for i in task.val.rows[worst["row"].to_numpy()]])
+    tables = {
+        f"{name}-per_class": judged.per_class(task.store.manifest["classes"]),
+        f"{name}-calibration": judged.calibration(),
+        f"{name}-worst": worst,
+    }
+    arrays = {f"{name}/confusion": judged.confusion()}
+    if len(worst):
+        arrays[f"{name}/worst_images"] = task.val.__getitems__(worst["row"].to_numpy())
+    return StageOutput(tables=tables, arrays=arrays)
 
 
 def _train(
-    bundle: EncoderBundle, store: Store, config: FinetuneConfig, machine: Machine, tracker: Tracker
-) -> tuple[Classifier, pd.DataFrame]:
-    manifest, seed = bundle.manifest, bundle.manifest["seed"]
+    bundle: EncoderBundle, task: _Task, limit: int | None, tracker: Tracker, name: str
+) -> tuple[MixedTraining, pd.DataFrame]:
+    config, machine = task.config, task.machine
+    seed = bundle.manifest["seed"]
     encoder = for_tuning(bundle.encoder)
     torch.manual_seed(seed)
     random.seed(seed)  # timm's random erasing draws from Python's generator
-    _set_drop_path(encoder, config.drop_path)
-    classifier = Classifier(encoder, store.num_classes)
-    training = prepare(_Training(classifier, config, store.num_classes), machine)
-    loader = _loader(bundle, store, config, machine)
+    set_drop_path(encoder, config.drop_path)
+    classes = task.store.num_classes
+    classifier = Classifier(encoder, classes)
+    mixing = (config.mixup, config.cutmix, config.label_smoothing)
+    training = MixedTraining(classifier, classes, *mixing, config.ema)
+    prepare(training, machine)
+    loader = _loader(bundle, task.store, config, machine, limit)
     groups = layer_decay_groups(encoder, [classifier.head], config.weight_decay, config.layer_decay)
     total = loader.steps_per_epoch * config.epochs
     warmup = int(config.warmup_epochs * loader.steps_per_epoch)
     plan = TrainPlan(
-        name=f"finetune/{manifest['method']}",
+        name=name,
         epochs=config.epochs,
         optimizer=adamw(groups, scaled_lr(config.base_lr, config.batch_size), (0.9, 0.999)),
         factor_at=lambda step: warmup_cosine(step, total, warmup, config.min_lr_factor),
@@ -176,11 +211,15 @@ def _train(
         seed=seed,
         log_every=config.log_every,
     )
-    return classifier, fit(training, loader, plan, tracker)
+    return training, fit(training, loader, plan, tracker)
 
 
 def _loader(
-    bundle: EncoderBundle, store: Store, config: FinetuneConfig, machine: Machine
+    bundle: EncoderBundle,
+    store: Store,
+    config: FinetuneConfig,
+    machine: Machine,
+    limit: int | None,
 ) -> ImageLoader:
     manifest = bundle.manifest
     rows, cols = manifest["arch"]["image_size"]
@@ -189,12 +228,18 @@ def _loader(
     erase = RandomErasing(  # type: ignore[no-untyped-call]
         config.random_erasing, mode="pixel", device=machine.device.type
     )
+    grey = tuple(round(255 * value) for value in manifest["mean"])
+    alter = RandAugment(config.rand_augment, grey, min(rows, cols)) if config.rand_augment else None
 
-    def erased(images: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
-        return {"view": erase(views(images, key, boxes)["view"])}
+    def altered(images: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
+        pixels = views.crop(images, key)
+        return {"view": erase(views.normalise(alter(pixels, key) if alter else pixels))}
 
-    images = _train_images(store["train"], config.train_limit)
-    return ImageLoader(images, erased, config.batch_size, manifest["seed"], machine.device)
+    images = _train_images(store["train"], limit)
+    size = config.batch_size
+    if limit is not None and len(images) < size:  # few labels: as large a batch as they fill
+        size = len(images) // 2 * 2
+    return ImageLoader(images, altered, size, manifest["seed"], machine.device)
 
 
 def _train_images(split: StoreSplit, limit: int | None) -> Subset:
@@ -204,30 +249,23 @@ def _train_images(split: StoreSplit, limit: int | None) -> Subset:
     return Subset(split, rows[balanced_choice(names, split.labels[rows].tolist(), limit)])
 
 
-def _set_drop_path(encoder: Encoder, rate: float) -> None:
-    """Stochastic depth rising linearly from 0 to `rate` over the blocks."""
-    depth = len(encoder.blocks)
-    for number, block in enumerate(encoder.blocks):
-        probability = rate * number / max(depth - 1, 1)
-        block.drop_path1 = DropPath(probability) if probability else nn.Identity()
-        block.drop_path2 = DropPath(probability) if probability else nn.Identity()
-
-
 @torch.no_grad()
-def _scores(
-    classifier: Classifier, bundle: EncoderBundle, split: Subset, machine: Machine
-) -> Tensor:
+def _scores(classifier: Classifier, bundle: EncoderBundle, task: _Task) -> Tensor:
+    """Class scores of the val images (N, K) float32, on the processor."""
     classifier.eval()
-    inputs, scores = Normalised(bundle, machine.device), []
-    starts = range(0, len(split), 256)
+    inputs, scores = Normalised(bundle, task.machine.device), []
+    starts = range(0, len(task.val), 256)
     for start in track(starts, f"evaluate {bundle.manifest['method']}", len(starts)):
-        indices = np.arange(start, min(start + 256, len(split)))
-        with machine.autocast():
-            scores.append(classifier(inputs(split.__getitems__(indices))).float().cpu())
+        pixels = task.val.__getitems__(np.arange(start, min(start + 256, len(task.val))))
+        with task.machine.autocast():
+            images = inputs(_centre(pixels, task.config.eval_crop))
+            scores.append(classifier(images).float().cpu())
     return torch.cat(scores)
 
 
-def _confusion(scores: Tensor, truth: Tensor, num_classes: int) -> np.ndarray:
-    """(K, K) counts, rows = truth, columns = prediction."""
-    cells = truth * num_classes + scores.argmax(dim=1)
-    return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, -1).int().numpy()
+def _centre(pixels: np.ndarray, share: float) -> np.ndarray:
+    """The middle of images (B, H, W, C), `share` of either side."""
+    height, width = pixels.shape[1:3]
+    rows, cols = max(round(height * share), 1), max(round(width * share), 1)
+    top, left = (height - rows) // 2, (width - cols) // 2
+    return pixels[:, top : top + rows, left : left + cols]
