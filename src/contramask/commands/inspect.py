@@ -151,8 +151,8 @@ def _show_sizes(sizes: dict[str, dict[str, float]], console: Console) -> None:
     console.print(table)
     short = min(quantiles["median"] for quantiles in sizes.values())
     console.print(
-        "the store keeps a square of each image; its side is dataset.image_size (the median short"
-        f" side is {short:,.0f})",
+        "the store keeps dataset.image_size of each image: the side of a square or [rows, columns],"
+        f" cut out of the middle or padded by dataset.fit (the median short side is {short:,.0f})",
         style="dim",
     )
 

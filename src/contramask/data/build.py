@@ -65,7 +65,7 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
     folder.mkdir(parents=True)
     bytes_a_pixel = config.channels + bool(source.semantic_classes)
-    _check_room(folder, len(source.records) * config.image_size**2 * bytes_a_pixel)
+    _check_room(folder, len(source.records) * config.size[0] * config.size[1] * bytes_a_pixel)
     rows, writers = _pack(config, source, folder)
     index = index_table(rows)
     counts = {name: writer.finish() for name, writer in writers.items()}
@@ -97,7 +97,7 @@ def _pack(
     writers: dict[str, SplitWriter] = {
         name: SplitWriter(
             folder / name,
-            (source.splits.count(name), config.image_size, config.image_size, config.channels),
+            (source.splits.count(name), *config.size, config.channels),
             has_semantic=bool(source.semantic_classes),
             has_instances=bool(source.instance_classes),
         )
@@ -194,7 +194,7 @@ def _manifest(
     return {
         "schema": SCHEMA,
         "name": source.name,
-        "image_size": [config.image_size, config.image_size],
+        "image_size": list(config.size),
         "channels": config.channels,
         "mean": list(mean_used),
         "std": list(std_used),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
+from contramask.data.framing import Fit
 from contramask.typed import STRICT
 
 
@@ -21,6 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
 Scale = Annotated[float, Field(gt=0, le=1)]
 ScaleRange = Annotated[tuple[Scale, Scale], AfterValidator(_ascending)]
+Side = Annotated[int, Field(ge=8, le=2048)]
 Zoom = Annotated[float, Field(ge=0.25, le=16)]
 ZoomRange = Annotated[tuple[Zoom, Zoom], AfterValidator(_ascending)]
 
@@ -115,8 +117,10 @@ class DatasetConfig:
     split_column: str | None = None
     #: huggingface: a data set of the hub instead of local parquet files under `root`.
     dataset_id: str | None = None
-    #: Side in pixels of the square the store keeps of every image.
-    image_size: int = Field(default=32, ge=8, le=1024)
+    #: What the store keeps of every image, in pixels: the side of a square, or [rows, columns].
+    image_size: Side | tuple[Side, Side] = 32
+    #: `crop` cuts what hangs over, `pad` keeps whole images with a border (better for objects).
+    fit: Fit = "crop"
     #: Channels the store keeps: 3 makes everything RGB, 1 grey, others need images that have them.
     channels: int = Field(default=3, ge=1, le=64)
     #: Values that become 0 and 255 where a file has more than 8 bits; null: each image's own range.
@@ -135,6 +139,12 @@ class DatasetConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     #: `data` measures mean and std on the train images, `imagenet` takes ImageNet's.
     normalize: Literal["data", "imagenet"] = "data"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a stored image."""
+        side = self.image_size
+        return (side, side) if isinstance(side, int) else side
 
     @field_validator("root", *_OWNERS)
     @classmethod

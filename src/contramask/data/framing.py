@@ -1,11 +1,14 @@
-"""Fits an image and its annotations into the store's square: short side resized, centre cropped."""
+"""Fits an image and its annotations into the store's rectangle, cutting or padding what differs."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from contramask.data.record import Instance
+
+Fit = Literal["crop", "pad"]
 
 _CHANNELS_AT_ONCE = 4  # OpenCV averages no more
 _SAME_ASPECT_PX = 1.5  # what rounding a scaled size may cost
@@ -13,23 +16,33 @@ _SAME_ASPECT_PX = 1.5  # what rounding a scaled size may cost
 
 @dataclass(frozen=True)
 class Frame:
-    """How an image of (height, width) pixels becomes a square of `side` pixels."""
+    """How an image of (height, width) pixels becomes one of `size` (rows, cols).
+
+    `crop` fills the store's rectangle and cuts what hangs over on either side; `pad` keeps the
+    whole image and leaves a border, black and ignored.
+    """
 
     height: int
     width: int
-    side: int
+    size: tuple[int, int]
+    fit: Fit = "crop"
 
     @property
     def resized(self) -> tuple[int, int]:
-        """(rows, cols) after resizing the short side to `side`."""
-        scale = self.side / min(self.height, self.width)
-        return max(self.side, round(self.height * scale)), max(self.side, round(self.width * scale))
+        """(rows, cols) of the whole image after resizing."""
+        rows, cols = self.size
+        if self.fit == "crop":
+            scale = max(rows / self.height, cols / self.width)
+            return max(rows, round(self.height * scale)), max(cols, round(self.width * scale))
+        scale = min(rows / self.height, cols / self.width)
+        grown = round(self.height * scale), round(self.width * scale)
+        return min(rows, max(1, grown[0])), min(cols, max(1, grown[1]))
 
     @property
     def corner(self) -> tuple[int, int]:
-        """(top, left) of the crop in the resized image."""
+        """(top, left) of the store's rectangle in the resized image; negative where padded."""
         rows, cols = self.resized
-        return (rows - self.side) // 2, (cols - self.side) // 2
+        return (rows - self.size[0]) // 2, (cols - self.size[1]) // 2
 
     def has_aspect_of(self, height: int, width: int) -> bool:
         """Whether the image is one of (height, width) pixels scaled as a whole."""
@@ -38,16 +51,22 @@ class Frame:
         return off <= _SAME_ASPECT_PX * max(1.0, small)
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
-        """uint8 (h, w, C) to (side, side, C), averaged when shrinking, bicubic when enlarging."""
+        """uint8 (h, w, C) to (*size, C), averaged when shrinking, bicubic when enlarging."""
         rows, cols = self.resized
         shrinks = rows < image.shape[0] or cols < image.shape[1]
         method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        return self._cropped(self._resized(image, method))
+        return self._placed(self._resized(image, method), 0)
 
-    def mask(self, values: np.ndarray) -> np.ndarray:
-        """Class indices or a boolean mask (h, w) to (side, side), nearest pixel, same dtype."""
+    def content(self, framed: np.ndarray) -> np.ndarray:
+        """What of a framed image (*size, ...) is not border."""
+        (rows, cols), (top, left) = self.resized, self.corner
+        y, x = max(-top, 0), max(-left, 0)
+        return framed[y : y + rows, x : x + cols]
+
+    def mask(self, values: np.ndarray, border: int = 0) -> np.ndarray:
+        """Class indices or a boolean mask (h, w) to `size`, nearest pixel, same dtype."""
         resized = self._resized(values.astype(np.uint8), cv2.INTER_NEAREST_EXACT)
-        return self._cropped(resized).astype(values.dtype)
+        return self._placed(resized, border).astype(values.dtype)
 
     def instance(self, instance: Instance) -> Instance | None:
         """The instance in store pixels, or None when the crop leaves nothing of it.
@@ -67,8 +86,8 @@ class Frame:
     def _box(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         (rows, cols), (top, left) = self.resized, self.corner
         across, down = cols / self.width, rows / self.height
-        x0, x1 = (min(max(x * across - left, 0.0), self.side) for x in (box[0], box[2]))
-        y0, y1 = (min(max(y * down - top, 0.0), self.side) for y in (box[1], box[3]))
+        x0, x1 = (min(max(x * across - left, 0.0), self.size[1]) for x in (box[0], box[2]))
+        y0, y1 = (min(max(y * down - top, 0.0), self.size[0]) for y in (box[1], box[3]))
         return x0, y0, x1, y1
 
     def _resized(self, image: np.ndarray, method: int) -> np.ndarray:
@@ -81,9 +100,14 @@ class Frame:
         parts = np.split(image, range(_CHANNELS_AT_ONCE, image.shape[2], _CHANNELS_AT_ONCE), axis=2)
         return np.concatenate([self._resized(part, method) for part in parts], axis=2)
 
-    def _cropped(self, image: np.ndarray) -> np.ndarray:
-        top, left = self.corner
-        return image[top : top + self.side, left : left + self.side]
+    def _placed(self, image: np.ndarray, border: int) -> np.ndarray:
+        """Cut the resized image to the store's rectangle, or put it into the middle of one."""
+        (rows, cols), (top, left) = self.size, self.corner
+        if top >= 0 and left >= 0:
+            return image[top : top + rows, left : left + cols]
+        framed = np.full((rows, cols, *image.shape[2:]), border, dtype=image.dtype)
+        self.content(framed)[...] = image
+        return framed
 
 
 def tight_box(mask: np.ndarray) -> tuple[float, float, float, float]:

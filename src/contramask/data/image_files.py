@@ -62,8 +62,7 @@ class ImageFiles:
         prepared = prepare(Record(id=str(path), image=path, split="val"), "val", self.config)
         if prepared.pixels is None:
             self.problems[row] = prepared.problem
-            side = self.config.image_size
-            return np.zeros((side, side, self.config.channels), dtype=np.uint8)
+            return np.zeros((*self.config.size, self.config.channels), dtype=np.uint8)
         return prepared.pixels
 
 

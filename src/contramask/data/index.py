@@ -50,6 +50,11 @@ def problem_table(index: pd.DataFrame) -> pd.DataFrame:
     return found.assign(action=actions)[PROBLEM_COLUMNS].reset_index(drop=True)
 
 
+def _enlarged(good: pd.DataFrame, size: list[int]) -> int:
+    """How many images are smaller than the store keeps them, in rows or columns."""
+    return int(((good["height"] < size[0]) | (good["width"] < size[1])).sum())
+
+
 def data_card(
     index: pd.DataFrame, manifest: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def data_card(
         "channels": _counts(good["channels"]),
         "bit_depths": _counts(good["bit_depth"]),
         "sizes": {side: _spread(good[side]) for side in ("height", "width")},
-        "enlarged": int((good[["height", "width"]].min(axis=1) < manifest["image_size"][0]).sum()),
+        "enlarged": _enlarged(good, manifest["image_size"]),
         "unreadable": skipped,
         "converted": int((index["problem"] != "").sum()) - skipped,
         "duplicates": _duplicates(good),

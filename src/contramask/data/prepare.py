@@ -8,14 +8,15 @@ from contramask.data.config import DatasetConfig
 from contramask.data.decode import FileFacts, decode
 from contramask.data.framing import Frame
 from contramask.data.record import Instance, Record, Split, UnreadableImage
+from contramask.data.store import IGNORED
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One image in store form; `facts` is None and `problem` a sentence when it was skipped.
 
-    `pixels` are uint8 (S, S, C), `label` -1 without a label; `histogram` int64 (C, 256) counts the
-    store's pixels by channel and value.
+    `pixels` are uint8 (H, W, C), `label` -1 without a label; `histogram` int64 (C, 256) counts the
+    store's pixels by channel and value, without a border.
     """
 
     id: str
@@ -31,14 +32,14 @@ class Prepared:
 
 
 def prepare(record: Record, split: Split, config: DatasetConfig) -> Prepared:
-    """Decode one record and fit it, with its annotations, into the store's square."""
+    """Decode one record and fit it, with its annotations, into the store's rectangle."""
     label = -1 if record.label is None else record.label
     try:
-        decoded = decode(record.image, config.image_size, config.channels, config.value_range)
+        decoded = decode(record.image, max(config.size), config.channels, config.value_range)
     except UnreadableImage as error:
         return Prepared(record.id, record.path, split, label, None, str(error))
     facts = decoded.facts
-    frame = Frame(facts.height, facts.width, config.image_size)
+    frame = Frame(facts.height, facts.width, config.size, config.fit)
     pixels = frame.pixels(decoded.pixels)
     semantic, lost = _semantic(record, frame)
     instances, also_lost = _instances(record, frame)
@@ -52,7 +53,7 @@ def prepare(record: Record, split: Split, config: DatasetConfig) -> Prepared:
         pixels=pixels,
         semantic=semantic,
         instances=instances,
-        histogram=_histogram(pixels),
+        histogram=_histogram(frame.content(pixels)),
     )
 
 
@@ -62,14 +63,15 @@ def _semantic(record: Record, frame: Frame) -> tuple[np.ndarray | None, list[str
     height, width = record.semantic.shape
     if not frame.has_aspect_of(height, width):
         return None, [_misfit("semantic mask", (height, width), frame)]
-    return Frame(height, width, frame.side).mask(record.semantic), []
+    own = Frame(height, width, frame.size, frame.fit)
+    return own.mask(record.semantic, border=IGNORED), []
 
 
 def _instances(record: Record, frame: Frame) -> tuple[tuple[Instance, ...], list[str]]:
     if record.annotation_size and record.instances:
         if not frame.has_aspect_of(*record.annotation_size):
             return (), [_misfit("objects", record.annotation_size, frame)]
-        frame = Frame(*record.annotation_size, frame.side)
+        frame = Frame(*record.annotation_size, frame.size, frame.fit)
     fitted = (frame.instance(instance) for instance in record.instances)
     return tuple(instance for instance in fitted if instance is not None), []
 
