@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from contramask.models.bundle import EncoderBundle
     from contramask.results import StageOutput
     from contramask.train.device import LaunchConfig
-    from contramask.transfer.segment import SegmentationConfig
+    from contramask.transfer.segment_config import SegmentationConfig
 
 
 def segment_images(

@@ -13,7 +13,7 @@ from contramask.train.tokenizer import TokenizerConfig
 from contramask.transfer.detect import DetectionConfig
 from contramask.transfer.finetune import FinetuneConfig
 from contramask.transfer.probe import ProbeConfig
-from contramask.transfer.segment import SegmentationConfig
+from contramask.transfer.segment_config import SegmentationConfig
 from contramask.typed import ConfigError, parse
 
 #: Top-level key of the parameters -> the class that checks what stands under it.

@@ -11,7 +11,7 @@ def test_defaults_are_the_digit_demo() -> None:
     config = parse(DatasetConfig, {}, "dataset")
     assert (config.source, config.image_size, config.scenes.num_train) == (
         "digit_scenes",
-        32,
+        (32, 32),
         12_000,
     )
 
@@ -56,3 +56,10 @@ def test_every_reader_can_be_chosen() -> None:
 def test_mistakes_are_refused_by_key(values: dict[str, object], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         parse(DatasetConfig, values, "dataset")
+
+
+def test_one_number_stands_for_a_square() -> None:
+    assert parse(DatasetConfig, {"image_size": 64}, "dataset").image_size == (64, 64)
+    assert parse(DatasetConfig, {"image_size": [48, 64]}, "dataset").image_size == (48, 64)
+    with pytest.raises(ConfigError, match=r"dataset.image_size: given 4, .*from 8 to 2048"):
+        parse(DatasetConfig, {"image_size": 4}, "dataset")

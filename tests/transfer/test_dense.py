@@ -53,21 +53,21 @@ def test_chunks_cover_all_rows_once() -> None:
 
 
 def test_enlarged_encoders_read_larger_images(tiny_bundle: EncoderBundle) -> None:
-    large = enlarged(tiny_bundle, 1.5)
+    large = enlarged(tiny_bundle, (32, 32), 1.5)
     assert large.encoder.image_size == (48, 48)
     assert large.encoder.grid_size == (6, 6)
     assert large.manifest["arch"]["image_size"] == [48, 48]
     assert tiny_bundle.encoder.image_size == (32, 32)
     images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
     assert normalise(images, Normalised(large, MACHINE.device)).shape == (2, 3, 48, 48)
-    same = enlarged(tiny_bundle, 1.0)
+    same = enlarged(tiny_bundle, (32, 32), 1.0)
     assert torch.equal(same.encoder.pos_embed, tiny_bundle.encoder.pos_embed)
     assert same.encoder is not tiny_bundle.encoder
 
 
 def test_an_upscale_that_cuts_patches_is_refused(tiny_bundle: EncoderBundle) -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
-        enlarged(tiny_bundle, 1.1)
+        enlarged(tiny_bundle, (32, 32), 1.1)
 
 
 def test_normalise_gives_the_encoders_statistics(

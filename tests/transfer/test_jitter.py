@@ -8,6 +8,7 @@ from contramask.transfer.jitter import (
     JitterConfig,
     Placement,
     draw_placement,
+    draw_window,
     place_classes,
     place_images,
     place_objects,
@@ -18,7 +19,9 @@ SIZE = (20, 28)
 
 
 def placement(zoom: float, shift: tuple[float, float], is_flipped: bool) -> Placement:
-    return Placement(torch.tensor([zoom]), torch.tensor([shift]), torch.tensor([is_flipped]))
+    return Placement(
+        torch.tensor([[zoom, zoom]]), torch.tensor([shift]), torch.tensor([is_flipped])
+    )
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
@@ -100,13 +103,60 @@ def test_draws_stay_in_range_and_depend_on_the_key_alone() -> None:
     grown, shrunk = drawn.zoom > 1, drawn.zoom < 1
     # a crop lies inside the enlarged image, a shrunken image inside the frame
     assert (drawn.shift[grown] <= 0).all()
-    assert ((drawn.shift + drawn.zoom[:, None])[grown] >= 1 - 1e-6).all()
+    assert ((drawn.shift + drawn.zoom)[grown] >= 1 - 1e-6).all()
     assert (drawn.shift[shrunk] >= 0).all()
-    assert ((drawn.shift + drawn.zoom[:, None])[shrunk] <= 1 + 1e-6).all()
+    assert ((drawn.shift + drawn.zoom)[shrunk] <= 1 + 1e-6).all()
     again = draw_placement(keys[[7]], config)
     assert torch.equal(again.zoom[0], drawn.zoom[7])
     assert not JitterConfig(flip=0.5).is_idle
     assert JitterConfig().is_idle
+
+
+def test_a_window_shows_a_part_and_attempts_move_it() -> None:
+    rows, cols = SIZE
+    image = torch.arange(rows * cols).float().reshape(1, 1, rows, cols) + 1
+    key = image_keys(0, 0, torch.arange(1))
+    config = JitterConfig()
+    seen = []
+    for attempt in range(3):
+        where = draw_placement(key, config, (7 / cols, 5 / rows), attempt)
+        cut = place_images(image, where, (5, 7))[0, 0]
+        assert cut.shape == (5, 7)
+        # Neighbours stay neighbours: the window is neither stretched nor turned.
+        assert (cut.diff(dim=1)).allclose(torch.tensor(1.0), atol=1e-2)
+        assert (cut.diff(dim=0)).allclose(torch.tensor(float(cols)), atol=1e-1)
+        seen.append(float(cut[0, 0]))
+    assert len(set(seen)) == 3
+    classes = place_classes((image[:, 0] % 7).to(torch.uint8), where, (5, 7))
+    assert classes.shape == (1, 5, 7)
+    assert (classes != 255).all()
+
+
+def test_windows_full_of_one_class_are_drawn_again() -> None:
+    """The left three quarters are one class: most windows show nothing else at first."""
+    semantic = torch.zeros(200, 16, 64, dtype=torch.uint8)
+    semantic[:, :, 48:] = torch.arange(16, dtype=torch.uint8) + 1
+    semantic[:, :2] = 255
+    key = image_keys(1, 0, torch.arange(200))
+    first = draw_placement(key, JitterConfig(), (0.5, 1.0))
+    capped = draw_window(key, JitterConfig(), semantic, (0.5, 1.0), 0.75)
+
+    def dull(where: Placement) -> float:
+        seen = place_classes(semantic, where, (16, 32)).flatten(1)
+        counted = (seen != 255).sum(dim=1)
+        return float((((seen == 0).sum(dim=1) / counted) > 0.75).float().mean())
+
+    assert dull(first) > 0.4
+    assert dull(capped) < 0.05
+    assert torch.equal(first.zoom, capped.zoom)
+
+
+def test_a_window_larger_than_the_image_is_padded() -> None:
+    key = image_keys(0, 0, torch.arange(4))
+    where = draw_placement(key, JitterConfig(scale=(0.5, 0.5)), (0.8, 0.8))
+    assert (where.zoom < 1).all()
+    semantic = place_classes(torch.zeros(4, 10, 10, dtype=torch.uint8), where, (8, 8))
+    assert set(semantic.unique().tolist()) == {0, 255}
 
 
 def test_a_reversed_range_is_refused() -> None:

@@ -16,12 +16,8 @@ from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
 from contramask.transfer.dense import tunable
 from contramask.transfer.jitter import JitterConfig
-from contramask.transfer.segment import (
-    LinearTune,
-    SegmentationConfig,
-    UPerNetTune,
-    run_segmentation,
-)
+from contramask.transfer.segment import run_segmentation
+from contramask.transfer.segment_config import LinearTune, SegmentationConfig, UPerNetTune
 from contramask.transfer.segmenters import UPerNetSegmenter, pixel_loss
 from contramask.typed import ConfigError, parse
 
@@ -149,6 +145,39 @@ def test_enlarged_and_jittered_in_bf16(tiny_store: Store, tiny_bundle: EncoderBu
     assert output.facts["encoder_input"] == [64, 64]
     assert output.arrays["cmae/predicted_upernet"].shape == (3, 32, 32)
     assert np.isfinite(output.tables["cmae-upernet-curve"]["loss"]).all()
+
+
+def test_upernet_learns_on_windows_and_slides_them(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    config = replace(
+        ONE_UPERNET,
+        upscale=2.0,
+        crop=(40, 48),
+        jitter=JitterConfig(scale=(0.5, 2.0), flip=0.5),
+        train_limit=20,
+    )
+    output = run(tiny_bundle, tiny_store, config)
+    assert output.facts["encoder_input"] == [64, 64]
+    assert output.facts["inference"].startswith("upernet by windows of 40x48 px, 67% of a side")
+    assert output.arrays["cmae/predicted_upernet"].shape == (3, 32, 32)
+    assert np.isfinite(output.tables["cmae-upernet-curve"]["loss"]).all()
+
+
+def test_a_window_of_no_whole_patches_is_refused(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    with pytest.raises(ValueError, match="cannot read 41x48 px; give multiples of 8"):
+        run(tiny_bundle, tiny_store, replace(ONE_UPERNET, upscale=2.0, crop=(41, 48)))
+
+
+def test_the_encoder_is_made_for_the_stores_images(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    """An encoder trained on other sizes reads this store's images as they are."""
+    other = replace(tiny_bundle, encoder=tiny_bundle.encoder.resized((16, 24)))
+    output = run(other, tiny_store, replace(ONE_LINEAR, train_limit=20))
+    assert output.facts["encoder_input"] == [32, 32]
 
 
 def test_conmims_beit_is_segmented_with_both_heads(

@@ -65,7 +65,9 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
     folder.mkdir(parents=True)
     bytes_a_pixel = config.channels + bool(source.semantic_classes)
-    _check_room(folder, len(source.records) * config.size[0] * config.size[1] * bytes_a_pixel)
+    _check_room(
+        folder, len(source.records) * config.image_size[0] * config.image_size[1] * bytes_a_pixel
+    )
     rows, writers = _pack(config, source, folder)
     index = index_table(rows)
     counts = {name: writer.finish() for name, writer in writers.items()}
@@ -97,7 +99,7 @@ def _pack(
     writers: dict[str, SplitWriter] = {
         name: SplitWriter(
             folder / name,
-            (source.splits.count(name), *config.size, config.channels),
+            (source.splits.count(name), *config.image_size, config.channels),
             has_semantic=bool(source.semantic_classes),
             has_instances=bool(source.instance_classes),
         )
@@ -194,7 +196,7 @@ def _manifest(
     return {
         "schema": SCHEMA,
         "name": source.name,
-        "image_size": list(config.size),
+        "image_size": list(config.image_size),
         "channels": config.channels,
         "mean": list(mean_used),
         "std": list(std_used),

@@ -4,11 +4,13 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from contramask.data.framing import Fit
 from contramask.typed import STRICT
+
+_SIDES = (8, 2048)  # smallest and largest side of a stored image
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -17,12 +19,25 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _square(value: Any) -> Any:
+    if not isinstance(value, int):
+        return value
+    if not _SIDES[0] <= value <= _SIDES[1]:
+        raise ValueError(
+            f"a side in pixels is from {_SIDES[0]} to {_SIDES[1]}; write one number for a square, "
+            "or [rows, columns]"
+        )
+    return value, value
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 #: [low, high], both in [0, 1], drawn from uniformly.
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
 Scale = Annotated[float, Field(gt=0, le=1)]
 ScaleRange = Annotated[tuple[Scale, Scale], AfterValidator(_ascending)]
-Side = Annotated[int, Field(ge=8, le=2048)]
+Side = Annotated[int, Field(ge=_SIDES[0], le=_SIDES[1])]
+#: (rows, columns) in pixels; one number stands for a square.
+Size = Annotated[tuple[Side, Side], BeforeValidator(_square)]
 Zoom = Annotated[float, Field(ge=0.25, le=16)]
 ZoomRange = Annotated[tuple[Zoom, Zoom], AfterValidator(_ascending)]
 
@@ -118,7 +133,7 @@ class DatasetConfig:
     #: huggingface: a data set of the hub instead of local parquet files under `root`.
     dataset_id: str | None = None
     #: What the store keeps of every image, in pixels: the side of a square, or [rows, columns].
-    image_size: Side | tuple[Side, Side] = 32
+    image_size: Size = (32, 32)
     #: `crop` cuts what hangs over, `pad` keeps whole images with a border (better for objects).
     fit: Fit = "crop"
     #: Channels the store keeps: 3 makes everything RGB, 1 grey, others need images that have them.
@@ -139,12 +154,6 @@ class DatasetConfig:
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     #: `data` measures mean and std on the train images, `imagenet` takes ImageNet's.
     normalize: Literal["data", "imagenet"] = "data"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of a stored image."""
-        side = self.image_size
-        return (side, side) if isinstance(side, int) else side
 
     @field_validator("root", *_OWNERS)
     @classmethod

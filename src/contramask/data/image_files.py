@@ -29,7 +29,7 @@ class ImageFiles:
         self, paths: Sequence[Path], side: int, max_problem_share: float = 0.05, channels: int = 3
     ) -> None:
         self.paths, self.max_problem_share = paths, max_problem_share
-        self.config = DatasetConfig(image_size=side, channels=channels)
+        self.config = DatasetConfig(image_size=(side, side), channels=channels)
         self.labels = np.full(len(paths), -1, dtype=np.int64)
         self.problems: dict[int, str] = {}
 
@@ -62,7 +62,7 @@ class ImageFiles:
         prepared = prepare(Record(id=str(path), image=path, split="val"), "val", self.config)
         if prepared.pixels is None:
             self.problems[row] = prepared.problem
-            return np.zeros((*self.config.size, self.config.channels), dtype=np.uint8)
+            return np.zeros((*self.config.image_size, self.config.channels), dtype=np.uint8)
         return prepared.pixels
 
 

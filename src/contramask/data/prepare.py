@@ -35,11 +35,11 @@ def prepare(record: Record, split: Split, config: DatasetConfig) -> Prepared:
     """Decode one record and fit it, with its annotations, into the store's rectangle."""
     label = -1 if record.label is None else record.label
     try:
-        decoded = decode(record.image, max(config.size), config.channels, config.value_range)
+        decoded = decode(record.image, max(config.image_size), config.channels, config.value_range)
     except UnreadableImage as error:
         return Prepared(record.id, record.path, split, label, None, str(error))
     facts = decoded.facts
-    frame = Frame(facts.height, facts.width, config.size, config.fit)
+    frame = Frame(facts.height, facts.width, config.image_size, config.fit)
     pixels = frame.pixels(decoded.pixels)
     semantic, lost = _semantic(record, frame)
     instances, also_lost = _instances(record, frame)

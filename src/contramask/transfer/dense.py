@@ -26,6 +26,8 @@ from contramask.train.schedule import warmup_cosine
 from contramask.transfer.features import Normalised
 from contramask.typed import STRICT
 
+Size = tuple[int, int]
+
 
 @dataclass(frozen=True, config=STRICT)
 class TuneConfig:
@@ -73,18 +75,32 @@ def spread(count: int, limit: int | None) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
 
-def enlarged(bundle: EncoderBundle, upscale: float) -> EncoderBundle:
-    """The encoder made for images `upscale` times larger, position embeddings resampled.
+def enlarged(bundle: EncoderBundle, stored: Size, upscale: float) -> EncoderBundle:
+    """The encoder made for stored images (rows, columns) shown `upscale` times larger.
 
-    Raises `ValueError` when the enlarged image is no whole number of patches.
+    Position embeddings are resampled. Raises `ValueError` when that is no whole number of patches.
     """
-    rows, cols = bundle.encoder.image_size
+    rows, cols = stored
     patch = bundle.encoder.patch_size
     size = (round(rows * upscale), round(cols * upscale))
     if size[0] % patch or size[1] % patch or min(size) < patch:
         raise ValueError(
             f"upscale {upscale} makes {rows}x{cols} px into {size[0]}x{size[1]} px, which patches "
             f"of {patch} px do not fill; choose one that gives multiples of {patch}"
+        )
+    return made_for(bundle, size)
+
+
+def made_for(bundle: EncoderBundle, size: Size) -> EncoderBundle:
+    """The encoder for images of `size` px (rows, columns), positions resampled.
+
+    Raises `ValueError` when patches do not fill such images.
+    """
+    patch = bundle.encoder.patch_size
+    if size[0] % patch or size[1] % patch:
+        raise ValueError(
+            f"an encoder with patches of {patch} px cannot read {size[0]}x{size[1]} px; give "
+            f"multiples of {patch}"
         )
     encoder = bundle.encoder.resized(size)
     return EncoderBundle(encoder, {**bundle.manifest, "arch": describe(encoder)})

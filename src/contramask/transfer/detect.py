@@ -125,9 +125,10 @@ def run_detection(
     train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
     task = _Task(store, config, pick_machine(launch), tracker, train, val)
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
-    parts = [_measure(task, enlarged(one, config.upscale)) for one in bundles]
+    stored = (store["val"].height, store["val"].width)
+    parts = [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
     seconds = round(time.perf_counter() - started, 1)
-    return joined(parts, {**_facts(task, bundle), "seconds": seconds})
+    return joined(parts, {**_facts(task), "seconds": seconds})
 
 
 def _unsuited(store: Store) -> str:
@@ -141,15 +142,15 @@ def _unsuited(store: Store) -> str:
     return ""
 
 
-def _facts(task: _Task, bundle: EncoderBundle) -> dict[str, Any]:
-    rows, cols = bundle.encoder.image_size
-    scale = task.config.upscale
+def _facts(task: _Task) -> dict[str, Any]:
+    split = task.store["val"]
+    size = [round(side * task.config.upscale) for side in (split.height, split.width)]
     return {
         "stage": "detection",
         "config": to_plain(task.config),
         "train_images": len(task.train),
         "val_images": len(task.val),
-        "encoder_input": [round(rows * scale), round(cols * scale)],
+        "encoder_input": size,
         "classes": task.classes,
         "machine": machine_name(),
     }

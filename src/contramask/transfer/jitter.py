@@ -18,6 +18,10 @@ from contramask.typed import STRICT
 
 #: Stream of random numbers (contramask.draws) this module draws from.
 _STREAM = 128
+Size = tuple[int, int]
+
+#: Windows drawn at most for one image, and the grid on which their classes are counted.
+ATTEMPTS, _COARSE = 10, (32, 32)
 #: An object of which less than this many pixels per side stay visible is dropped.
 MIN_SIDE_PX = 2.0
 
@@ -43,9 +47,12 @@ class JitterConfig:
 
 @plain_dataclass(frozen=True)
 class Placement:
-    """Where images go: output = zoom * input + shift, both in image sides; then mirrored."""
+    """Where images go: output = zoom * input + shift, both in sides of the picture; then mirrored.
 
-    zoom: Tensor  # (B,)
+    The zooms of the axes differ where the output shows a window of another aspect.
+    """
+
+    zoom: Tensor  # (B, 2), x and y
     shift: Tensor  # (B, 2), x and y
     is_flipped: Tensor  # (B,) bool
 
@@ -53,40 +60,77 @@ class Placement:
         return Placement(self.zoom[rows], self.shift[rows], self.is_flipped[rows])
 
 
-def draw_placement(key: Tensor, config: JitterConfig) -> Placement:
-    """Draw one placement an image from its key (B,)."""
+def draw_placement(
+    key: Tensor, config: JitterConfig, window: tuple[float, float] = (1.0, 1.0), attempt: int = 0
+) -> Placement:
+    """Draw one placement an image from its key (B,).
+
+    window: width and height of the output in sides of the unzoomed image, (1, 1) for all of it;
+    attempt: 0, 1, ... give other windows of the same zoom.
+    """
     noise = uniform(key, _STREAM, 4)
     low, high = config.scale
-    zoom = low + (high - low) * noise[:, 0]
+    shown = torch.tensor(window, device=key.device)
+    zoom = (low + (high - low) * noise[:, :1]) / shown
+    where = noise[:, 1:3] if attempt == 0 else uniform(key, _STREAM + attempt, 2)
     # Padding (zoom < 1) and cropping (zoom > 1) share one formula: room is positive or negative.
-    shift = (1 - zoom)[:, None] * noise[:, 1:3]
-    return Placement(zoom, shift, noise[:, 3] < config.flip)
+    return Placement(zoom, (1 - zoom) * where, noise[:, 3] < config.flip)
 
 
-def _grid(placement: Placement, size: tuple[int, int]) -> Tensor:
+def draw_window(
+    key: Tensor,
+    config: JitterConfig,
+    semantic: Tensor,
+    window: tuple[float, float],
+    max_class_share: float,
+) -> Placement:
+    """Draw windows, anew where one class of `semantic` (B, H, W) fills more than the given share.
+
+    ADE20K's protocol: at most `ATTEMPTS` draws an image, ignored pixels are not counted. The share
+    is measured on a coarse grid of the window. `window` as for `draw_placement`.
+    """
+    placement = draw_placement(key, config, window)
+    for attempt in range(1, ATTEMPTS):
+        is_dull = _largest_share(place_classes(semantic, placement, _COARSE)) > max_class_share
+        other = draw_placement(key, config, window, attempt)
+        shift = torch.where(is_dull[:, None], other.shift, placement.shift)
+        placement = Placement(placement.zoom, shift, placement.is_flipped)
+    return placement
+
+
+def _largest_share(semantic: Tensor) -> Tensor:
+    """(B,) share of the commonest class among the counted pixels of (B, H, W)."""
+    flat = semantic.flatten(1).long()
+    counts = torch.zeros(len(flat), 256, device=flat.device)
+    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=counts.dtype))
+    counts = counts[:, :IGNORE_INDEX]
+    return counts.amax(dim=1) / counts.sum(dim=1).clamp_min(1)
+
+
+def _grid(placement: Placement, size: Size) -> Tensor:
     """Where each output pixel comes from, (B, rows, cols, 2) in -1..1 as grid_sample reads it."""
     rows, cols = size
     device = placement.zoom.device
     x = (torch.arange(cols, device=device) + 0.5) / cols  # (cols,)
     y = (torch.arange(rows, device=device) + 0.5) / rows
     x = torch.where(placement.is_flipped[:, None], 1 - x, x)  # (B, cols)
-    x = (x - placement.shift[:, :1]) / placement.zoom[:, None]
-    y = (y - placement.shift[:, 1:]) / placement.zoom[:, None]
+    x = (x - placement.shift[:, :1]) / placement.zoom[:, :1]
+    y = (y - placement.shift[:, 1:]) / placement.zoom[:, 1:]
     x, y = x[:, None, :].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, cols)
     return torch.stack([x, y], dim=-1) * 2 - 1
 
 
-def place_images(images: Tensor, placement: Placement) -> Tensor:
-    """Move normalised images (B, C, H, W); what lies outside is 0, the mean colour."""
-    grid = _grid(placement, (images.shape[2], images.shape[3]))
+def place_images(images: Tensor, placement: Placement, size: Size | None = None) -> Tensor:
+    """Move normalised images (B, C, H, W) into (B, C, *size); outside is 0, the mean colour."""
+    grid = _grid(placement, size or (images.shape[2], images.shape[3]))
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     inside = (grid.abs() <= 1).all(dim=-1)
     return moved * inside[:, None]
 
 
-def place_classes(semantic: Tensor, placement: Placement) -> Tensor:
-    """Move pixel classes uint8 (B, H, W) by nearest neighbour; what lies outside is ignored."""
-    grid = _grid(placement, (semantic.shape[1], semantic.shape[2]))
+def place_classes(semantic: Tensor, placement: Placement, size: Size | None = None) -> Tensor:
+    """Move pixel classes uint8 (B, H, W) into (B, *size), nearest pixel; outside is ignored."""
+    grid = _grid(placement, size or (semantic.shape[1], semantic.shape[2]))
     shifted = semantic[:, None].float() - IGNORE_INDEX  # outside is sampled as 0
     moved = F.grid_sample(shifted, grid, mode="nearest", align_corners=False)
     return (moved[:, 0] + IGNORE_INDEX).round().to(torch.uint8)
@@ -104,7 +148,7 @@ def place_objects(target: dict[str, Tensor], placement: Placement) -> dict[str, 
     rows, cols = masks.shape[-2:]
     sides = torch.tensor([cols, rows], device=masks.device)
     offset = placement.shift[0] * sides
-    boxes = target["boxes"] * placement.zoom[0] + torch.cat([offset, offset])
+    boxes = target["boxes"] * placement.zoom[0].repeat(2) + torch.cat([offset, offset])
     if bool(placement.is_flipped[0]):
         boxes = torch.stack([cols - boxes[:, 2], boxes[:, 1], cols - boxes[:, 0], boxes[:, 3]], 1)
     boxes = torch.minimum(boxes.clamp(min=0), torch.cat([sides, sides]))

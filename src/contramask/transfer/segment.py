@@ -4,21 +4,18 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Images, Subset, Views
 from contramask.data.record import Split
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.upernet import UPerNet, UPerNetConfig, resize_like
+from contramask.models.upernet import UPerNet, resize_like
 from contramask.progress import track
 from contramask.results import StageOutput, result_row
 from contramask.tracker import Tracker
@@ -29,6 +26,7 @@ from contramask.transfer.dense import (
     chunks,
     enlarged,
     joined,
+    made_for,
     normalise,
     rounded,
     some,
@@ -37,62 +35,29 @@ from contramask.transfer.dense import (
     tune,
 )
 from contramask.transfer.features import Normalised
-from contramask.transfer.jitter import JitterConfig, draw_placement, place_classes, place_images
+from contramask.transfer.jitter import (
+    draw_placement,
+    draw_window,
+    place_classes,
+    place_images,
+)
 from contramask.transfer.metrics import confusion_matrix, per_class_table, segmentation_scores
+from contramask.transfer.segment_config import Head, SegmentationConfig
 from contramask.transfer.segmenters import (
     CachedFeatures,
     FrozenEncoder,
     LinearSegmenter,
     UPerNetSegmenter,
 )
-from contramask.typed import STRICT, to_plain
+from contramask.transfer.windows import slide
+from contramask.typed import to_plain
 
 log = logging.getLogger(__name__)
 
-Head = Literal["linear", "upernet"]
 #: Scores (B, K, h, w) of stored images uint8 (B, H, W, C).
 Predict = Callable[[Tensor], Tensor]
-#: Images an evaluation step.
-EVAL_BATCH = 128
-
-
-@dataclass(frozen=True, config=STRICT)
-class LinearTune(TuneConfig):
-    """Training of the linear head alone; layer decay and drop path concern no head."""
-
-    epochs: int = Field(default=15, ge=1)
-    lr: float = Field(default=1e-2, gt=0)
-    weight_decay: float = Field(default=1e-3, ge=0)
-    clip_grad: float | None = Field(default=None, gt=0)
-
-
-@dataclass(frozen=True, config=STRICT)
-class UPerNetTune(TuneConfig):
-    """Training of UPerNet together with the encoder."""
-
-    epochs: int = Field(default=2, ge=1)
-    batch_size: int = Field(default=16, ge=2)
-    lr: float = Field(default=3e-3, gt=0)
-
-
-@dataclass(frozen=True, config=STRICT)
-class SegmentationConfig:
-    """Two protocols: `linear` on frozen features, `upernet` with the encoder fine-tuned.
-
-    The defaults suit the digit scenes on two cores; conf/ holds the ADE20K recipe.
-    """
-
-    heads: tuple[Head, ...] = ("linear", "upernet")
-    train_limit: int | None = Field(default=3000, ge=2)  # images, spread over the train split
-    val_limit: int | None = Field(default=1000, ge=1)
-    upscale: float = Field(default=1.0, gt=0)  # the encoder reads images this much larger
-    linear: LinearTune = field(default_factory=LinearTune)
-    upernet: UPerNetTune = field(default_factory=UPerNetTune)
-    net: UPerNetConfig = field(default_factory=UPerNetConfig)
-    jitter: JitterConfig = field(default_factory=JitterConfig)  # of upernet; linear has none
-    cache_megabytes: float = Field(default=4096, ge=0)  # frozen features kept when they fit
-    pictures: int = Field(default=8, ge=0)
-    anchor: bool = True  # measure the random-init encoder beside the trained one
+#: Most images an evaluation step, and most scores it holds at once.
+EVAL_BATCH, EVAL_SCORES = 128, 2**28
 
 
 @plain_dataclass(frozen=True)
@@ -128,15 +93,16 @@ def run_segmentation(
         log.warning("segmentation is skipped: %s", reason)
         return StageOutput.skipped("segmentation", reason)
     started = time.perf_counter()
-    train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
+    val_split = store["val"]
+    train, val = some(store["train"], config.train_limit), some(val_split, config.val_limit)
     task = _Task(store, config, pick_machine(launch), tracker, train, val)
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     parts = []
     for one in bundles:
-        large = enlarged(one, config.upscale)
+        large = enlarged(one, (val_split.height, val_split.width), config.upscale)
         parts += [_pictures(task, large), *(_measure(task, large, head) for head in config.heads)]
     seconds = round(time.perf_counter() - started, 1)
-    return joined(parts, {**_facts(task, bundle), "seconds": seconds})
+    return joined(parts, {**_facts(task), "seconds": seconds})
 
 
 def _unsuited(store: Store) -> str:
@@ -150,19 +116,26 @@ def _unsuited(store: Store) -> str:
     return ""
 
 
-def _facts(task: _Task, bundle: EncoderBundle) -> dict[str, Any]:
-    rows, cols = bundle.encoder.image_size
-    scale = task.config.upscale
+def _facts(task: _Task) -> dict[str, Any]:
+    config, split = task.config, task.store["val"]
+    size = [round(side * config.upscale) for side in (split.height, split.width)]
     return {
         "stage": "segmentation",
         "config": to_plain(task.config),
         "train_images": len(task.train),
         "val_images": len(task.val),
-        "encoder_input": [round(rows * scale), round(cols * scale)],
+        "encoder_input": size,
         "classes": task.store.manifest["semantic_classes"],
-        "inference": "whole image, scored at the store's resolution, one scale",
+        "inference": f"{_inference(config)}, scored at the store's resolution, one scale",
         "machine": machine_name(),
     }
+
+
+def _inference(config: SegmentationConfig) -> str:
+    if config.crop is None:
+        return "whole image"
+    rows, cols = config.crop
+    return f"upernet by windows of {rows}x{cols} px, {config.stride:.0%} of a side apart"
 
 
 def _measure(task: _Task, bundle: EncoderBundle, head: Head) -> StageOutput:
@@ -215,7 +188,9 @@ def _feature_images(task: _Task, encode: FrozenEncoder) -> tuple[Images, Views]:
 def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd.DataFrame]:
     config, seed, machine = task.config.upernet, bundle.manifest["seed"], task.machine
     torch.manual_seed(seed)
-    net = UPerNet(tunable(bundle.encoder, config.drop_path), task.num_classes, task.config.net)
+    window = task.config.crop
+    encoder = made_for(bundle, window).encoder if window else bundle.encoder
+    net = UPerNet(tunable(encoder, config.drop_path), task.num_classes, task.config.net)
     model = UPerNetSegmenter(net, task.config.net.aux_weight)
     prepare(model, machine)
     inputs = Normalised(bundle, machine.device)
@@ -224,20 +199,19 @@ def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd
         return {"images": normalise(pixels, inputs)}
 
     source = _source(task, config, seed, task.train, views)
-    name = f"segment/upernet/{bundle.manifest['method']}"
-    curve = tune(
-        model,
-        source,
-        model.groups(config),
-        config,
-        machine,
-        name=name,
-        seed=seed,
-        tracker=task.tracker,
-    )
+    method, groups = bundle.manifest["method"], model.groups(config)
+    name = f"segment/upernet/{method}"
+    curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
     model.eval()
-    taps = "blocks " + ",".join(map(str, net.taps))
-    return (lambda pixels: net(normalise(pixels, inputs))[0]), taps, curve
+
+    def predict(pixels: Tensor) -> Tensor:
+        images = normalise(pixels, inputs)
+        if window is None:
+            return net(images)[0]  # type: ignore[no-any-return]
+        step = [max(round(side * task.config.stride), 1) for side in window]
+        return slide(lambda piece: net(piece)[0], images, window, (step[0], step[1]))
+
+    return predict, "blocks " + ",".join(map(str, net.taps)), curve
 
 
 def _source(
@@ -246,15 +220,21 @@ def _source(
     """Batches of `views` with their pixel classes, in an order fixed by the seed."""
     size = min(config.batch_size, len(images))
     loader = ImageLoader(images, views, size, seed, task.machine.device)
-    jitter = task.config.jitter
+    jitter, window = task.config.jitter, task.config.crop
 
     def add_classes(batch: Batch) -> Batch:
         semantic = _semantic(task, "train", task.train.rows[batch["index"].cpu().numpy()])
-        if "images" not in batch or jitter.is_idle:
+        if "images" not in batch or (jitter.is_idle and window is None):
             return {**batch, "semantic": semantic}
-        placement = draw_placement(batch["key"], jitter)
-        moved = place_images(batch["images"], placement)
-        return {**batch, "images": moved, "semantic": place_classes(semantic, placement)}
+        images = batch["images"]
+        if window is None:
+            placement = draw_placement(batch["key"], jitter)
+        else:
+            shown = (window[1] / images.shape[3], window[0] / images.shape[2])
+            share = task.config.max_class_share
+            placement = draw_window(batch["key"], jitter, semantic, shown, share)
+        moved = place_images(images, placement, window)
+        return {**batch, "images": moved, "semantic": place_classes(semantic, placement, window)}
 
     return TargetLoader(loader, add_classes)
 
@@ -271,7 +251,9 @@ def _evaluate(task: _Task, predict: Predict, title: str) -> tuple[Tensor, np.nda
     """The confusion matrix of the val images, and the classes predicted for the pictured ones."""
     confusion = torch.zeros(task.num_classes, task.num_classes, dtype=torch.int64)
     predicted = []
-    parts = chunks(len(task.val), EVAL_BATCH)
+    area = task.store["val"].height * task.store["val"].width * task.config.upscale**2
+    fits = int(EVAL_SCORES // max(area * task.num_classes, 1))
+    parts = chunks(len(task.val), max(1, min(EVAL_BATCH, fits)))
     for part in track(parts, title, len(parts)):
         truth = _semantic(task, "val", task.val.rows[part])
         with task.machine.autocast():

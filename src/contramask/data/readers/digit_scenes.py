@@ -13,7 +13,7 @@ def read(config: DatasetConfig) -> Source:
     num_train = min(chosen.num_train, config.limit or chosen.num_train)
     num_val = chosen.num_val if config.val_limit is None else min(chosen.num_val, config.val_limit)
     scenes = replace(chosen, num_train=num_train, num_val=num_val)
-    side = scenes.side or max(config.size)
+    side = scenes.side or max(config.image_size)
     train = DigitScenes(scenes, "train", config.seed, side)
     val = DigitScenes(scenes, "val", config.seed, side)
 
