@@ -145,3 +145,20 @@ def test_without_git_the_revision_is_unknown(
 def test_run_info_holds_its_three_facts() -> None:
     run = RunInfo("mae-0a1b-s3", "0a1b", 3)
     assert (run.experiment, run.config_hash, run.seed) == ("mae-0a1b-s3", "0a1b", 3)
+
+
+def test_rows_name_the_data_they_were_measured_on() -> None:
+    manifest = {
+        "experiment": "mae-0000-s0",
+        "method": "mae",
+        "arch": {"embed_dim": 32, "depth": 2, "patch_size": 4},
+        "data": "photographs",
+        "seed": 0,
+        "config_hash": "0000",
+    }
+    rows = pd.DataFrame([result_row(manifest, "val", "knn", "mean", "knn_top1", 5.0)])
+    output = StageOutput(rows, facts={"stage": "probe"})
+    assert output.rows["data"].tolist() == ["photographs"]
+    moved = output.measured_on("paintings")
+    assert moved.rows["data"].tolist() == ["paintings"]
+    assert moved.facts == output.facts

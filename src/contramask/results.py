@@ -4,7 +4,7 @@ import datetime
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def result_row(
 ) -> dict[str, Any]:
     """One row of the results table for the encoder that `manifest` describes.
 
+    `data` is what it was trained on; `StageOutput.measured_on` says where it was measured.
     Percentages are stored as percentages (0-100), the unit the field prints.
     """
     return {
@@ -103,6 +104,10 @@ class StageOutput:
     def skipped(cls, stage: str, reason: str) -> "StageOutput":
         """The output of a stage that could not apply to these data, and why."""
         return cls(facts={"stage": stage, "skipped": reason})
+
+    def measured_on(self, data: str) -> "StageOutput":
+        """The same, its rows naming the data measured on: an encoder may come from elsewhere."""
+        return replace(self, rows=self.rows.assign(data=data))
 
     def write(self, folder: Path) -> None:
         """Write all parts into a new folder, or in place of what an earlier call wrote there.

@@ -79,6 +79,6 @@ def test_the_environments_change_the_data_they_are_named_after() -> None:
     assert parsed("base")["dataset"].source == "digit_scenes"
     assert parsed("smoke")["dataset"].scenes.num_train == 600
     tiny = parsed("tiny_imagenet")
-    assert (tiny["dataset"].source, tiny["dataset"].image_size) == ("tiny_imagenet", 64)
+    assert (tiny["dataset"].source, tiny["dataset"].image_size) == ("tiny_imagenet", (64, 64))
     assert tiny["pretrain"].encoder.patch_size == 8
     assert parsed("folder")["dataset"].labels == "none"

@@ -128,7 +128,7 @@ def run_detection(
     stored = (store["val"].height, store["val"].width)
     parts = [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
     seconds = round(time.perf_counter() - started, 1)
-    return joined(parts, {**_facts(task), "seconds": seconds})
+    return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 
 
 def _unsuited(store: Store) -> str:

@@ -130,7 +130,7 @@ def run_finetune(
         "machine": machine_name(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return joined(parts, facts)
+    return joined(parts, facts).measured_on(store.manifest["name"])
 
 
 def _measure(

@@ -128,7 +128,8 @@ def run_probe(
     }
     rows = [row for one in found for row in one.rows]
     arrays = {name: array for one in found for name, array in one.arrays.items()}
-    return StageOutput(pd.DataFrame(rows), arrays=arrays, facts=facts)
+    output = StageOutput(pd.DataFrame(rows), arrays=arrays, facts=facts)
+    return output.measured_on(store.manifest["name"])
 
 
 def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found:

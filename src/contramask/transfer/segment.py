@@ -102,7 +102,7 @@ def run_segmentation(
         large = enlarged(one, (val_split.height, val_split.width), config.upscale)
         parts += [_pictures(task, large), *(_measure(task, large, head) for head in config.heads)]
     seconds = round(time.perf_counter() - started, 1)
-    return joined(parts, {**_facts(task), "seconds": seconds})
+    return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 
 
 def _unsuited(store: Store) -> str:
