@@ -153,6 +153,7 @@ class Task:
     meaning: str
 
 
+_DETECTORS = ("mask_rcnn", "faster_rcnn", "cascade_mask_rcnn", "cascade_faster_rcnn")
 TASKS = (
     Task(
         *("kNN", "knn_top1", ("knn",), "Search by similarity"),
@@ -187,11 +188,11 @@ TASKS = (
         "A large segmentation head is trained with the encoder; overlap with the true regions.",
     ),
     Task(
-        *("Box AP", "box_ap", ("mask_rcnn", "faster_rcnn"), "Finding objects"),
+        *("Box AP", "box_ap", _DETECTORS, "Finding objects"),
         "Mask R-CNN on the encoder: average precision of boxes, COCO's definition.",
     ),
     Task(
-        *("Mask AP", "mask_ap", ("mask_rcnn",), "Cutting out objects"),
+        *("Mask AP", "mask_ap", _DETECTORS, "Cutting out objects"),
         "The same network: average precision of object masks, COCO's definition.",
     ),
 )

@@ -10,6 +10,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from timm.layers.attention import Attention
 from timm.models.beit import Attention as BeitAttention
+from timm.models.vision_transformer_sam import Attention as WindowAttention
 from torch import nn
 
 from contramask.startup import keep_freed_memory
@@ -65,7 +66,7 @@ def prepare(module: nn.Module, machine: Machine) -> nn.Module:
     """
     explicit = machine.device.type == "cpu" and machine.precision == "bf16"
     for part in module.modules():
-        if isinstance(part, Attention | BeitAttention):
+        if isinstance(part, Attention | BeitAttention | WindowAttention):
             part.fused_attn = not explicit  # type: ignore[misc]  # final only for TorchScript
     return module.to(machine.device)
 
