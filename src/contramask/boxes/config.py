@@ -14,11 +14,14 @@ from contramask.boxes.rules import RuleConfig
 from contramask.typed import STRICT
 
 _MASS = RuleConfig(smooth_sigma=0, component="mass")
-#: The rule that suited each map best on 1,000 labelled val images each of digit scenes and
-#: Tiny-ImageNet (`contramask boxes compare`). An encoder's maps have no threshold that suits every
-#: encoder: the middle of their mass does with fewer whole-image boxes.
+#: The rules that won on photographs: on 2,500 val images of Tiny-ImageNet and on 2,172 others
+#: (`contramask boxes compare`; the encoder was an MAE of 6 epochs on its 60,000 train images; whole
+#: images have a CorLoc of 50 %, other images' boxes 49 %). `edge_energy`, 56 % with 90 % coverage
+#: and 8 % fallbacks, beat every map of the encoder (at best 54 %), so it is the default. Maps of an
+#: encoder have no threshold that suits every encoder: the middle of their mass does, with fewer
+#: whole images.
 RULES = {
-    "edge_energy": RuleConfig(threshold=0.35),
+    "edge_energy": RuleConfig(smooth_sigma=0, threshold=0.3, component="all"),
     **dict.fromkeys(("spectral_residual", *ENCODER_MAPS), _MASS),
 }
 
