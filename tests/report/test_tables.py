@@ -3,13 +3,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from contramask.report.intervals import Cell, difference_half_width, half_width
 from contramask.report.tables import (
-    Cell,
     add_variants,
     collect_rows,
-    difference_half_width,
     gather,
-    half_width,
     main_tables,
     measure,
     variant_order,
@@ -104,7 +102,7 @@ def test_a_seed_measured_twice_counts_once():
     rows = frame(knn("mae", 0, 40.0), knn("mae", 0, 42.0), knn("mae", 1, 50.0))
     rows["experiment"] = ["first", "second", "third"]
     (column,) = measure(add_variants(rows), "mean")
-    assert column.cells["MAE"] == Cell((41.0, 50.0))
+    assert column.cells["MAE"] == Cell((41.0, 50.0), seeds=(0, 1))
 
 
 def test_a_column_shows_one_readout_for_all():

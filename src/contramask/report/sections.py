@@ -94,8 +94,8 @@ def owners(
     for stage in stages:
         if stage.task != task:
             continue
-        keys = {key.partition("/")[0] for key in stage.output.arrays}
-        keys |= {key.partition("-")[0] for key in stage.output.tables}
+        # A share of the labels has keys of its own, `mae-10-percent`; the method's name has no `-`.
+        keys = {re.split("[-/]", key)[0] for key in [*stage.output.arrays, *stage.output.tables]}
         for key in sorted(keys):
             name = _anchor(stage, order) if key == ANCHOR else variants[stage.experiment]
             found.setdefault(name, Owner(name, key, stage))
