@@ -37,7 +37,9 @@ class Gallery:
     def pictures(self) -> list[Picture]:
         """All pictures, in the order of the page."""
         parts = [getattr(self, part.name) for part in fields(self) if part.name != "mistakes"]
-        return [picture for part in [*parts, *(own for _, own in self.mistakes)] for picture in part]
+        return [
+            picture for part in [*parts, *(own for _, own in self.mistakes)] for picture in part
+        ]
 
 
 @dataclass(frozen=True)

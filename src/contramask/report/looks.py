@@ -21,6 +21,7 @@ FRAME = 4
 #: Of all patches, those that get most of the attention.
 BRIGHTEST = 0.1
 
+
 def attention_tile(image: np.ndarray, heads: np.ndarray, tile: int) -> np.ndarray:
     """An image under its attention (heads, rows, cols): mean of the heads, stretched, bright."""
     picture = figures.fit(image, tile)
@@ -76,7 +77,9 @@ def look_pictures(owners: Sequence[Owner], kind: Kind, count: int, tile: int) ->
         shown = owner.array(kind.images)
         if shown is not None and owner.array(kind.maps) is not None and len(shown):
             alike.setdefault(shown.tobytes(), []).append(owner)
-    parts = [group[i : i + ACROSS] for group in alike.values() for i in range(0, len(group), ACROSS)]
+    parts = [
+        group[i : i + ACROSS] for group in alike.values() for i in range(0, len(group), ACROSS)
+    ]
     pictures = []
     for number, part in enumerate(parts):
         shown = part[0].arrays()[kind.images][:count]
@@ -119,6 +122,7 @@ def near_picture(owner: Owner, names: Sequence[str], count: int, tile: int) -> P
     table = owner.tables().get("near")
     if queries is None or images is None or table is None or not len(queries):
         return None
+    table = table[table["query"] < count]
     rows, said = [], []
     for number in range(min(count, len(queries))):
         own = table[table["query"] == number].sort_values("rank")
@@ -134,8 +138,8 @@ def near_picture(owner: Owner, names: Sequence[str], count: int, tile: int) -> P
     alt = f"{owner.variant}, nearest images of the query's class: {'; '.join(said)}."
     heads = ("query", *(str(rank + 1) for rank in range(images.shape[1])))
     name = f"nearest-{owner.stage.experiment}-{owner.key}"
-    right = 100 * table["same"].mean()
-    title = f"{owner.variant}: {right:.0f} % of the {len(table)} pictured are of the query's class"
+    right = f"{int(table['same'].sum())} of {len(table)}"
+    title = f"{owner.variant}: {right} are of the query's class"
     return Picture(name, png, size, title, alt, heads)
 
 
@@ -201,10 +205,12 @@ def mistakes(owner: Owner, names: Sequence[str], count: int, tile: int) -> list[
         return []
     pictures = []
     rows = table.head(count).to_dict("records")
-    for number, (image, row) in enumerate(zip(figures.to_rgb(images[:count]), rows, strict=True), 1):
+    for number, (image, row) in enumerate(
+        zip(figures.to_rgb(images[:count]), rows, strict=True), 1
+    ):
         array = np.array(figures.fit(image, tile))
         truth, guess = (class_name(int(row[key]), names) for key in ("truth", "predicted"))
-        title = f"{truth} taken for {guess}, {row['probability']:.0f} % sure"
+        title = f"{truth} taken for {guess}, {row['probability']:.0f}\N{NO-BREAK SPACE}% sure"
         name = f"mistake-{owner.stage.experiment}-{owner.key}-{number}"
         size = (array.shape[1], array.shape[0])
         alt = f"{owner.variant}, validation image {row['id']}: {title}."

@@ -83,7 +83,7 @@ def stage_table(stages: Sequence[Stage]) -> Table:
         seconds = facts.get("seconds")
         took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
         machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
-        finished = in_words(facts.get("finished"))
+        finished = in_words(facts.get("finished")).replace("T", " ").removesuffix("+00:00")
         lines.append((stage.experiment, task_title(stage.task), took, finished, machine))
     heads = ("Experiment", "Stage", "Seconds", "Finished (UTC)", "Machine")
     if all(line[3] == in_words(None) for line in lines):  # made before stages noted it
@@ -97,6 +97,14 @@ def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:
     for stage in stages:
         value = stage.output.facts.get(key)
         if value:
-            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
-            texts.setdefault(text, []).append(f"{stage.experiment}/{stage.task}")
+            texts.setdefault(_as_text(value), []).append(f"{stage.experiment}/{stage.task}")
     return [(in_words(names), text) for text, names in texts.items()]
+
+
+def _as_text(value: Any) -> str:
+    """Text as it is, one level of texts (`torch` -> `2.15.0`) as a list, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()):
+        return "\n".join(f"{key} {each}" for key, each in sorted(value.items()))
+    return json.dumps(value, indent=2, sort_keys=True)

@@ -84,7 +84,7 @@ def score_panel(
         said.append(f"random init {anchor:.1f} % with none")
     return Panel(
         title=title,
-        note=f"percent, against the compute of pre-training in {unit}",
+        note=f"percent, against {unit} of pre-training",
         x_label=unit,
         x_ticks=tuple(x_ticks),
         y_ticks=tuple(y_ticks),
