@@ -177,3 +177,21 @@ def test_intervals_on_the_page_come_from_all_seeds(inputs):
     assert cell.interval == pytest.approx(
         stats.t.ppf(0.975, 1) * np.std([55, 56.5], ddof=1) / 2**0.5
     )
+
+
+def test_differences_to_the_anchor_are_paired_by_seed():
+    rows = frame(
+        *(knn("random_init", seed, 20.0 + 10 * seed) for seed in (0, 1, 2)),
+        *(knn("mae", seed, value) for seed, value in ((2, 51.0), (1, 42.0), (7, 90.0))),
+    )
+    (column,) = measure(add_variants(rows), "mean")
+    cell = column.cells["MAE"]
+    assert cell.paired == (12.0, 11.0)
+    assert cell.difference == 11.5  # of the seeds that both have
+    assert cell.margin == pytest.approx(half_width([12.0, 11.0]))
+
+
+def test_without_seeds_in_common_the_margin_is_welchs():
+    cell = Cell((50.0, 51.0), (30.0, 33.0))
+    assert cell.margin == difference_half_width(cell.values, cell.anchor)
+    assert Cell((50.0,), (30.0,)).margin is None

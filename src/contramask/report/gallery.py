@@ -35,11 +35,13 @@ class Gallery:
     detections: tuple[Picture, ...]
 
     def pictures(self) -> list[Picture]:
-        """All pictures, in the order of the page."""
+        """All pictures of the page."""
+        return [*self.sheets(), *(picture for _, own in self.mistakes for picture in own)]
+
+    def sheets(self) -> list[Picture]:
+        """Those that show several images and can stand alone, in the order of the page."""
         parts = [getattr(self, part.name) for part in fields(self) if part.name != "mistakes"]
-        return [
-            picture for part in [*parts, *(own for _, own in self.mistakes)] for picture in part
-        ]
+        return [picture for part in parts for picture in part]
 
 
 @dataclass(frozen=True)

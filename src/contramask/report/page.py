@@ -114,7 +114,7 @@ def build_report(inputs: ReportInputs, config: ReportConfig) -> Report:
         **_transfer(material),
         **_provenance(rows, gathered.stages),
     }
-    found = {picture.name: picture.png for picture in pictures.pictures()}
+    found = {picture.name: picture.png for picture in pictures.sheets()}
     return Report(_render(context), results, found)
 
 
