@@ -53,16 +53,15 @@ class Kind:
 
 KINDS = (
     Kind(
-        *("Attention of the class token", "attention"),
-        *("look_attention", "look_images", attention_tile),
+        "Attention of the class token", "attention", "look_attention", "look_images", attention_tile
     ),
+    Kind("Patch features as colours", "colours", "look_colours", "look_images", colour_tile),
     Kind(
-        *("Patch features as colours", "colours"),
-        *("look_colours", "look_images", colour_tile),
-    ),
-    Kind(
-        *("Attention of the attentive probe", "probe_attention"),
-        *("attention_ep", "attention_images", attention_tile),
+        title="Attention of the attentive probe",
+        file="probe_attention",
+        maps="attention_ep",
+        images="attention_images",
+        draw=attention_tile,
     ),
 )
 

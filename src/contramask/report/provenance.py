@@ -76,7 +76,7 @@ def run_links(stages: Sequence[Stage]) -> list[tuple[str, str, str]]:
 
 def stage_table(stages: Sequence[Stage]) -> Table:
     """Which machine ran which stage for how long."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     place = {task: number for number, task in enumerate(TASK_TITLES)}
     for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
         facts = {**(stage.output.facts.get("plan") or {}), **stage.output.facts}
@@ -85,7 +85,7 @@ def stage_table(stages: Sequence[Stage]) -> Table:
         machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
         finished = in_words(facts.get("finished")).replace("T", " ").removesuffix("+00:00")
         lines.append((stage.experiment, task_title(stage.task), took, finished, machine))
-    heads = ("Experiment", "Stage", "Seconds", "Finished (UTC)", "Machine")
+    heads: tuple[str, ...] = ("Experiment", "Stage", "Seconds", "Finished (UTC)", "Machine")
     if all(line[3] == in_words(None) for line in lines):  # made before stages noted it
         heads, lines = heads[:3] + heads[4:], [line[:3] + line[4:] for line in lines]
     return Table("Stages, their time and their machine", heads, tuple(lines))

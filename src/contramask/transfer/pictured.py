@@ -62,8 +62,10 @@ def looks(
     last = len(encoder.blocks)
     with machine.autocast():
         taps = read_taps(encoder, Normalised(bundle, machine.device)(pixels), [last], False)[last]
-    attention = taps.class_attention.float().cpu().unflatten(-1, encoder.grid_size)
-    colours = patch_colours(taps.normed[:, 1:].cpu()).unflatten(1, encoder.grid_size)
+    grid = encoder.grid_size
+    attention = taps.class_attention.float().cpu()
+    attention = attention.reshape(*attention.shape[:2], *grid)
+    colours = patch_colours(taps.normed[:, 1:].cpu()).reshape(len(rows), *grid, 3)
     return {
         "look_images": thumbnails(pixels),
         "look_attention": attention.to(torch.float16).numpy(),
@@ -84,7 +86,8 @@ def patch_colours(tokens: Tensor) -> Tensor:
     places = places * torch.where(places.pow(3).sum(dim=0) < 0, -1.0, 1.0)
     low, high = (places.quantile(share, dim=0) for share in (_DARK, _LIGHT))
     scaled = (places - low) / (high - low).clamp_min(1e-12)
-    return scaled.clamp(0, 1).float().unflatten(0, tokens.shape[:2])
+    colours: Tensor = scaled.clamp(0, 1).float().reshape(*tokens.shape[:2], 3)
+    return colours
 
 
 def neighbours(
