@@ -27,7 +27,7 @@ from contramask.methods.base import Batch
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.family import for_tuning, set_drop_path
 from contramask.progress import track
-from contramask.results import StageOutput, result_row
+from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import NullTracker, Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
@@ -129,6 +129,7 @@ def run_finetune(
         "classes": store.manifest["classes"],
         "machine": machine_name(),
         "seconds": round(time.perf_counter() - started, 1),
+        **made_with(),
     }
     return joined(parts, facts).measured_on(store.manifest["name"])
 
