@@ -6,11 +6,13 @@ from typing import TypeVar
 import rich
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 T = TypeVar("T")
@@ -26,6 +28,19 @@ def progress_bar() -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
+        console=rich.get_console(),
+    )
+
+
+def byte_bar() -> Progress:
+    """A rich progress display for bytes: what, bar, megabytes, speed and remaining time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
         console=rich.get_console(),
     )
 

@@ -23,6 +23,7 @@ from contramask.data.config import DatasetConfig
 from contramask.data.index import data_card, index_row, index_table, problem_table
 from contramask.data.packing import SplitWriter
 from contramask.data.prepare import Prepared, prepare
+from contramask.data.public_sets import with_files
 from contramask.data.readers import READERS
 from contramask.data.record import SPLITS, Source
 from contramask.data.sheet import contact_sheet
@@ -59,6 +60,7 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     empty, when no train image is left, or when at least 20 images *and* more than
     `max_problem_share` of all are unreadable.
     """
+    config = with_files(config)
     began = time.perf_counter()
     source = READERS[config.source](config)
     folder = Path(work) / "store"
