@@ -70,6 +70,7 @@ class ParameterHooks:
             raise click.ClickException(str(error)) from None
         for name, value in typed.items():
             catalog[f"params:{name}"] = value
+        catalog["params:pretrain.views"] = typed["pretrain"].views
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:

@@ -45,10 +45,10 @@ def byte_bar() -> Progress:
     )
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items` while a bar named `description` counts them up to `total`."""
+def track(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
+    """Yield `items` while a bar named `description` counts them from `done` up to `total`."""
     with progress_bar() as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, completed=done, note="")
         for item in items:
             yield item
             bar.advance(task)
