@@ -15,13 +15,15 @@ from contramask.boxes.generate import BoxConfig, generate_boxes
 from contramask.boxes.rules import RuleConfig
 from contramask.data.loader import ImageLoader
 from contramask.data.store import Store
-from contramask.data.views import ViewConfig
+from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods.mae import MAEConfig
+from contramask.models.bundle import EncoderBundle
 from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig
 from contramask.results import RunInfo
 from contramask.tracker import NullTracker
-from contramask.train.box_refresh import RefreshConfig
+from contramask.train import box_refresh
+from contramask.train.box_refresh import RefreshConfig, RefreshedBoxes
 from contramask.train.device import LaunchConfig
 from contramask.train.pretrain import PretrainConfig, PretrainResult, pretrain
 from contramask.typed import ConfigError, parse
@@ -174,8 +176,37 @@ def test_a_lost_or_altered_set_stops_a_run_that_goes_on(
         train(tiny_store, tmp_path, first)
 
 
+def test_of_several_processes_the_others_wait_and_read(
+    tiny_store: Store, first: BoxSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_store, tmp_path, first, epochs=3)  # the first process
+    waited: list[bool] = []
+    monkeypatch.setattr(box_refresh.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(box_refresh.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(box_refresh.dist, "barrier", lambda: waited.append(True))
+    config = make_config()
+    views = ViewMaker(config.views, "single", (32, 32), (0.5,) * 3, (0.5,) * 3)
+    device = torch.device("cpu")
+    loader = ImageLoader(tiny_store["train"], views, 32, RUN.seed, device, first.boxes)
+    assert config.box_refresh is not None
+
+    def never() -> EncoderBundle:
+        raise AssertionError
+
+    source = RefreshedBoxes(
+        loader, tiny_store, first, config.box_refresh, tmp_path / "boxes", never
+    )
+    list(source.epoch(1))
+    assert (waited, source.current) == ([], first.manifest["box_set_id"])
+    next(source.epoch(2))
+    assert waited == [True]
+    made = BoxSet.read(tmp_path / "boxes" / source.history()[0]["in_use"])
+    assert loader.boxes is not None
+    assert np.array_equal(loader.boxes.numpy(), made.boxes)
+
+
 def test_a_refresh_without_box_crops_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match="set views.crop to boxes or inside_boxes"):
+    with pytest.raises(ConfigError, match=r"set views\.crop to boxes or inside_boxes"):
         parse(PretrainConfig, {"box_refresh": {"every": 3}}, "pretrain")
     with pytest.raises(ConfigError, match=r"pretrain\.box_refresh\.every"):
         parse(PretrainConfig, {"box_refresh": {"every": 0}}, "pretrain")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import distributed as dist
 
 from contramask.boxes.box_set import BoxSet
 from contramask.boxes.config import BoxConfig
@@ -43,7 +44,8 @@ class RefreshedBoxes:
 
     Each new set is an immutable folder of its own, `folder/<box-set id>`; `folder/refreshes.json`
     says from which epoch on which set holds, so that a training that was stopped goes on with the
-    boxes it had. A set that the gates refuse is not used: the one before stays.
+    boxes it had. A set that the gates refuse is not used: the one before stays. Of several
+    processes the first makes the boxes, and the others wait and read them.
     """
 
     def __init__(
@@ -79,35 +81,41 @@ class RefreshedBoxes:
         return found
 
     def _refresh(self, epoch: int) -> None:
-        """Make a set from the encoder as it is now, and train on with it if it is accepted."""
+        """Settle on the boxes that hold from `epoch` on."""
+        is_alone = not (dist.is_available() and dist.is_initialized())
+        if is_alone or dist.get_rank() == 0:
+            self._make(epoch)
+        if not is_alone:
+            dist.barrier()
+        self._resume(epoch)
+
+    def _make(self, epoch: int) -> None:
+        """Make a set from the encoder as it is now, and write down whether it is to be used."""
         weights = self.folder / f"epoch-{epoch:04d}"
         self.bundle().write(weights)
         made = generate_boxes(self.store, self._box_config(weights), self.current)
         shutil.rmtree(weights)  # the set's manifest names them by hash
         name = str(made.manifest["box_set_id"])
-        if made.accepted:
-            if not (self.folder / name).is_dir():
-                draft = self.folder / f".{name}"
-                made.write(draft)
-                draft.rename(self.folder / name)
-            self._use(made)
-        else:
+        if made.accepted and not (self.folder / name).is_dir():
+            draft = self.folder / f".{name}"
+            made.write(draft)
+            draft.rename(self.folder / name)
+        if not made.accepted:
             _log.warning(
                 "epoch %d: the new boxes were refused (%s); training goes on with the box set %s",
                 *(epoch, "; ".join(made.reasons), self.current),
             )
-        self.since = epoch
         entry = {
             "epoch": epoch,
             "made": name,
             "accepted": made.accepted,
             "reasons": made.reasons,
-            "in_use": self.current,
+            "in_use": name if made.accepted else self.current,
         }
         self._record([*(each for each in self.history() if each["epoch"] < epoch), entry])
 
     def _resume(self, due: int) -> None:
-        """Take up the set that a training that was stopped had settled on before epoch `due`."""
+        """Take up the set that was settled on before epoch `due`, by this call or a stopped one."""
         name = next((each["in_use"] for each in self.history() if each["epoch"] == due), None)
         if name is None:
             raise ValueError(
@@ -115,13 +123,10 @@ class RefreshedBoxes:
                 " training cannot be continued as it was; delete the running checkpoint beside it"
                 " to start anew"
             )
-        if name != self.first.manifest["box_set_id"]:
-            self._use(BoxSet.read(self.folder / name))
-        self.since = due
-
-    def _use(self, boxes: BoxSet) -> None:
-        self.current = str(boxes.manifest["box_set_id"])
-        self.loader.boxes = torch.tensor(boxes.boxes, device=self.loader.device)
+        if name != self.current:
+            boxes = BoxSet.read(self.folder / name)
+            self.loader.boxes = torch.tensor(boxes.boxes, device=self.loader.device)
+        self.current, self.since = name, due
 
     def _box_config(self, encoder: Path) -> BoxConfig:
         first, config = self.first.manifest, self.config
