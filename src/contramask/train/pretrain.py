@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from contramask.boxes.box_set import BoxSet
@@ -24,6 +24,7 @@ from contramask.models.encoder import EncoderConfig
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput, result_row
 from contramask.tracker import Tracker
+from contramask.train.box_refresh import RefreshConfig, RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
@@ -55,6 +56,16 @@ class PretrainConfig:
     clip_grad: float | None = Field(default=None, gt=0)
     log_every: int = Field(default=20, ge=1)  # steps
     save_minutes: float = Field(default=10, ge=0)  # between running checkpoints
+    box_refresh: RefreshConfig | None = None  # boxes made anew while training; None: never
+
+    @model_validator(mode="after")
+    def _has_boxes_to_refresh(self) -> "PretrainConfig":
+        if self.box_refresh is not None and not self.views.needs_boxes:
+            raise ValueError(
+                f"box_refresh makes boxes anew, and views.crop {self.views.crop} uses none; set"
+                " views.crop to boxes or inside_boxes, or leave box_refresh out"
+            )
+        return self
 
 
 @plain_dataclass(frozen=True)
@@ -91,7 +102,8 @@ def pretrain(
     preview = view_preview(loader, views)
     keeper = Keeper(work, _fingerprint(store, boxes, config, method, run))
     plan = _train_plan(config, method, loader, machine, run.seed)
-    curve = fit(method, loader, plan, tracker, keeper)
+    source = _source(loader, store, boxes, config, run, method, work)
+    curve = fit(method, source, plan, tracker, keeper)
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
@@ -101,6 +113,7 @@ def pretrain(
         "plan": planned,
         "config": to_plain(config),
         "ingredients": method.ingredients,
+        "box_refreshes": source.history() if isinstance(source, RefreshedBoxes) else [],
         "machine": machine_name(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
         "seconds_total": round(time.perf_counter() - started, 1),
@@ -163,6 +176,25 @@ def _loader(
     )
     array = _box_array(boxes, store) if config.views.needs_boxes else None
     return ImageLoader(store["train"], views, config.batch_size, seed, machine.device, array), views
+
+
+def _source(
+    loader: ImageLoader,
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    run: RunInfo,
+    method: Method,
+    work: Path,
+) -> ImageLoader | RefreshedBoxes:
+    """The loader, or one that makes its boxes anew from the encoder."""
+    if config.box_refresh is None or boxes is None:
+        return loader
+
+    def bundle() -> EncoderBundle:
+        return make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
+
+    return RefreshedBoxes(loader, store, boxes, config.box_refresh, work / "boxes", bundle)
 
 
 def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
