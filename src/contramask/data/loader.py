@@ -73,11 +73,7 @@ class ImageLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
-        order = epoch_order(len(self.images), self.seed, epoch)
-        starts = range(
-            start * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size
-        )
-        parts = [order[s : s + self.batch_size] for s in starts]
+        parts = self._parts(epoch, start)
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting: Future[np.ndarray] | None = None
             for number, indices in enumerate(parts):
@@ -85,6 +81,14 @@ class ImageLoader:
                 if number + 1 < len(parts):
                     waiting = reader.submit(self.images.__getitems__, parts[number + 1])
                 yield self._batch(indices, fetched, epoch)
+
+    def _parts(self, epoch: int, start: int) -> list[np.ndarray]:
+        """Row numbers of each batch of an epoch from step `start` on."""
+        order = epoch_order(len(self.images), self.seed, epoch)
+        starts = range(
+            start * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size
+        )
+        return [order[s : s + self.batch_size] for s in starts]
 
     def _batch(self, indices: np.ndarray, pixels: np.ndarray, epoch: int) -> Batch:
         index = torch.from_numpy(indices).to(self.device)

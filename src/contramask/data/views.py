@@ -16,6 +16,7 @@ from torch import Tensor
 from contramask.data.colour import ColourConfig, alter_colours
 from contramask.data.config import ScaleRange
 from contramask.data.crops import contrastive_crop, crop_inside, full_boxes, random_resized_crop
+from contramask.data.transforms import OwnTransforms
 from contramask.draws import uniform
 from contramask.typed import STRICT
 
@@ -37,6 +38,7 @@ class ViewConfig:
     """How images are cropped and altered; defaults are MAE's and CMAE's for ImageNet photographs.
 
     `pixel_shift` and `master_size` are for an output of 224 px and scale with the real one.
+    `transforms` are the user's own albumentations; everything else here is not used then.
     """
 
     crop: Literal["random_resized", "full_box", "boxes", "inside_boxes"] = "random_resized"
@@ -48,6 +50,7 @@ class ViewConfig:
     pixel_shift: int = Field(default=31, ge=0)  # 0..p px, inclusive
     master_size: int = Field(default=256, ge=_REFERENCE)
     colour: ColourConfig = field(default_factory=ColourConfig)
+    transforms: OwnTransforms = None
 
     @model_validator(mode="after")
     def _fits(self) -> "ViewConfig":
@@ -59,6 +62,11 @@ class ViewConfig:
             )
         if self.crop_ratio[0] > self.crop_ratio[1]:
             raise ValueError(f"crop_ratio is written [low, high], not {list(self.crop_ratio)}")
+        if self.transforms is not None and self.crop != "random_resized":
+            raise ValueError(
+                f"crop: {self.crop} places crops by boxes, which `transforms` know nothing of; "
+                "leave one of the two out"
+            )
         return self
 
     @property
@@ -155,6 +163,11 @@ class ViewMaker:
             view, target = self._shifted_pair(pixels, key, boxes)
         target = alter_colours(target, self.config.colour, key, _COLOUR, self.size)
         return {"view": self.normalise(view), "target_view": self.normalise(target)}
+
+    def ready(self, views: Tensor, key: Tensor, boxes: Tensor | None) -> dict[str, Any]:
+        """The same of views that the user's transforms made, uint8 (1 or 2, B, H, W, C)."""
+        names = ("view", "target_view")
+        return {n: self.normalise(to_float(v)) for n, v in zip(names, views, strict=False)}
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(x - mean) / std per channel, pixels in 0..255."""
