@@ -27,6 +27,7 @@ from contramask.data.transforms import TransformsConfig
 #: Batches under way: one is being used while the others are made.
 DEPTH = 3
 _IDLE = -1
+_PRELOADED = [__name__, "contramask.data.store", "albumentations"]
 
 Shape = tuple[int, int, int, int, int]
 
@@ -127,7 +128,7 @@ class ProcessRing:
             "forkserver" if "forkserver" in names else "spawn"
         )
         if "forkserver" in names:
-            self._context.set_forkserver_preload([__name__, "albumentations"])
+            self._context.set_forkserver_preload(_PRELOADED)
         # Anonymous to the file system, so nothing can be left behind; in /dev/shm if it fits there.
         self._memory = self._context.RawArray("B", DEPTH * recipe.slot_bytes)
         self._rows = self._context.RawArray("q", [_IDLE] * workers)  # what each works on
