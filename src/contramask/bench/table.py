@@ -1,10 +1,11 @@
 """The tables `contramask bench` prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from contramask.bench.inputs import InputTimes, input_ratios
 from contramask.bench.measure import Bench, Measured
 from contramask.bench.sizes import BenchConfig
 from contramask.bench.summary import (
@@ -72,6 +73,24 @@ def ratio_table(bench: Bench) -> Table:
     return table
 
 
+def input_table(times: Sequence[InputTimes], config: BenchConfig) -> Table:
+    """One row a way to get batches: speed, and how many times faster ours is."""
+    title = f"input, crops of {config.image_size} px, batch {config.batch_size}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("batches", no_wrap=True)
+    heads = ("img/s", "p10-p90", "img/cpu-s", "ours is", "p10-p90", "by cpu time", "p10-p90")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    found = {ratio.peer: ratio for ratio in input_ratios(times)}
+    for one in times:
+        wall = Spread.of(one.wall)
+        speed = (f"{wall.median:.0f}", f"{wall.low:.0f}-{wall.high:.0f}")
+        ratio = found.get(one.name)
+        times_faster = (*_ratio_cells(ratio.wall), *_ratio_cells(ratio.cpu)) if ratio else ()
+        table.add_row(one.name, *speed, f"{Spread.of(one.cpu).median:.0f}", *times_faster)
+    return table
+
+
 def _ratio_cells(spread: Spread) -> tuple[str, str]:
     return f"{spread.median:.2f}x", f"{spread.low:.2f}-{spread.high:.2f}"
 
@@ -79,13 +98,14 @@ def _ratio_cells(spread: Spread) -> tuple[str, str]:
 def machine_lines(whole: Mapping[str, Any]) -> str:
     """What the numbers were measured on and under."""
     machine = whole["machine"]
-    peaks = {name: Spread.of(rates).median / 1e9 for name, rates in whole["matmul_flops"].items()}
+    peaks = {n: Spread.of(r).median / 1e9 for n, r in whole.get("matmul_flops", {}).items()}
     found = ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items())
+    found = f"matmul peak in GFLOP/s: {found}; " if found else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     before, after = machine["load"]
     return (
         f"{machine['name']}; {machine['threads']} threads, OpenMP waiting "
         f"{machine['omp_wait_policy'].lower()}, {machine['allocator']}\n"
-        f"matmul peak in GFLOP/s: {found}; load {before:.1f} before, {after:.1f} after\n"
+        f"{found}load {before:.1f} before, {after:.1f} after\n"
         f"{versions}; revision {machine['code_revision']}, {machine['date']}"
     )
