@@ -7,6 +7,7 @@ import torch
 
 from contramask.bench import inputs
 from contramask.bench.inputs import (
+    OURS,
     InputTimes,
     input_paths,
     input_ratios,
@@ -38,25 +39,27 @@ def test_every_path_gives_the_same_kind_of_batches(tmp_path: Path) -> None:
 
 def test_paths_are_timed_in_turns(tmp_path: Path) -> None:
     times = run_inputs(CONFIG, tmp_path)
-    assert [one.name.split(":")[0] for one in times] == [
-        "ours",
-        "official",
+    assert [one.name for one in times] == [
+        *OURS,
+        "official: JPEG, PIL, DataLoader",
         "same store, torchvision, DataLoader",
     ]
     assert all(len(one.wall) == len(one.cpu) == 2 for one in times)
     assert all(rate > 0 for one in times for rate in one.wall + one.cpu)
     whole = input_record(times, CONFIG)
     assert whole["images"] == {"count": 12, "side_px": 16}
-    assert len(whole["ratios"]) == 2
+    assert {name: len(ratios) for name, ratios in whole["ratios"].items()} == dict.fromkeys(OURS, 2)
 
 
 def test_ratios_are_of_speeds_within_a_round() -> None:
-    times = [InputTimes("ours", [400, 100], [40, 10]), InputTimes("other", [100, 25], [20, 10])]
-    (ratio,) = input_ratios(times)
-    assert ratio.wall.median == 4
-    assert ratio.cpu.median == pytest.approx(1.5)
+    device, ring = (InputTimes(name, [400, 100], [40, 10]) for name in OURS)
+    ring.wall = [200, 50]
+    times = [device, ring, InputTimes("other", [100, 25], [20, 10])]
+    found = input_ratios(times)
+    assert [found[name][0].wall.median for name in OURS] == [4, 2]
+    assert found[OURS[0]][0].cpu.median == pytest.approx(1.5)
     table = input_table(times, CONFIG)
-    assert list(table.columns[4].cells) == ["", "4.00x"]
+    assert [list(column.cells)[2] for column in table.columns][3::3] == ["4.00x", "2.00x"]
 
 
 @pytest.mark.parametrize(("view", "side"), [(64, 64), (96, 96), (224, 256)])

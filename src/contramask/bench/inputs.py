@@ -1,8 +1,9 @@
 """`contramask bench --mode input`: our store and loader against the paths people come from.
 
 All give the same thing, batches of normalised float32 random resized crops, from the same pictures.
-Ours reads the packed store that the dataset stage makes once; the official path opens and decodes a
-JPEG file for every crop, as MAE's and CMAE's released code do.
+Ours reads the packed store that the dataset stage makes once, and crops on the device or, where a
+user brings albumentations, in a ring of processes; the official path opens and decodes a JPEG file
+for every crop, as MAE's and CMAE's released code do.
 """
 
 import os
@@ -27,12 +28,17 @@ from contramask.bench.ours import MEAN, STD
 from contramask.bench.sizes import BenchConfig
 from contramask.bench.summary import Ratio, Spread
 from contramask.data.loader import ImageLoader
+from contramask.data.ring import Recipe
+from contramask.data.ring_loader import RingLoader
+from contramask.data.transforms import TransformsConfig
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.progress import track
 
 TIMED = 12  # batches of an epoch; before them each worker makes one, so that none has a lead
 _SCALE = (0.2, 1.0)  # MAE's crops
 _QUALITY = 90  # of the JPEG files
+
+OURS = ("ours: views on the device", "ours: albumentations in a ring")
 
 Epoch = Callable[[], Iterator[Tensor]]
 
@@ -47,7 +53,7 @@ class InputTimes:
 
 
 def run_inputs(config: BenchConfig, folder: Path) -> list[InputTimes]:
-    """Time all paths in turns, an epoch a round; `folder` is for their files. Ours comes first."""
+    """Time all paths in turns, an epoch a round; `folder` is for their files. Ours come first."""
     paths = input_paths(config, folder)
     times = {name: InputTimes(name) for name in paths}
     for _ in track(range(config.rounds), "epochs", config.rounds):
@@ -59,13 +65,17 @@ def run_inputs(config: BenchConfig, folder: Path) -> list[InputTimes]:
     return list(times.values())
 
 
-def input_ratios(times: Sequence[InputTimes]) -> list[Ratio]:
-    """Ours, the first, against every other path, round by round."""
-    ours, *others = times
-    return [
-        Ratio(other.name, _ratio(ours.wall, other.wall), _ratio(ours.cpu, other.cpu))
-        for other in others
-    ]
+def input_ratios(times: Sequence[InputTimes]) -> dict[str, list[Ratio]]:
+    """Each of ours against every path that is not, round by round."""
+    others = [one for one in times if one.name not in OURS]
+    return {
+        ours.name: [
+            Ratio(other.name, _ratio(ours.wall, other.wall), _ratio(ours.cpu, other.cpu))
+            for other in others
+        ]
+        for ours in times
+        if ours.name in OURS
+    }
 
 
 def input_record(times: list[InputTimes], config: BenchConfig) -> dict[str, Any]:
@@ -83,7 +93,10 @@ def input_record(times: list[InputTimes], config: BenchConfig) -> dict[str, Any]
             }
             for one in times
         ],
-        "ratios": [asdict(ratio) for ratio in input_ratios(times)],
+        "ratios": {
+            name: [asdict(ratio) for ratio in ratios]
+            for name, ratios in input_ratios(times).items()
+        },
     }
 
 
@@ -110,7 +123,8 @@ def input_paths(config: BenchConfig, folder: Path) -> dict[str, Epoch]:
     packed: np.ndarray = np.load(folder / "images.npy", mmap_mode="r")
     files = _write_files(photos.pixels, folder)
     return {
-        "ours": _ours(config, packed),
+        OURS[0]: _ours(config, packed),
+        OURS[1]: _ring(config, packed),
         "official: JPEG, PIL, DataLoader": _loader(config, _Official(files, config.image_size)),
         "same store, torchvision, DataLoader": _loader(config, _Plain(packed, config.image_size)),
     }
@@ -133,6 +147,17 @@ def _ours(config: BenchConfig, packed: np.ndarray) -> Epoch:
     size = (config.image_size, config.image_size)
     views = ViewMaker(ViewConfig(crop_scale=_SCALE), "single", size, MEAN, STD)
     loader = ImageLoader(_Packed(packed), views, config.batch_size, 0, torch.device("cpu"))
+    return lambda: (batch["view"] for batch in loader.epoch(0))
+
+
+def _ring(config: BenchConfig, packed: np.ndarray) -> Epoch:
+    size = (config.image_size, config.image_size)
+    crop = {"name": "RandomResizedCrop", "size": size, "scale": _SCALE}
+    bicubic = {**crop, "interpolation": "INTER_CUBIC"}  # the official path's filter
+    transforms = TransformsConfig(view=(bicubic, {"name": "HorizontalFlip"}))
+    views = ViewMaker(ViewConfig(transforms=transforms), "single", size, MEAN, STD)
+    recipe = Recipe(_Packed(packed), transforms, (1, config.batch_size, *size, 3))
+    loader = RingLoader(recipe, views.ready, 0, torch.device("cpu"), worker_count())
     return lambda: (batch["view"] for batch in loader.epoch(0))
 
 

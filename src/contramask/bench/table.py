@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from contramask.bench.inputs import InputTimes, input_ratios
+from contramask.bench.inputs import OURS, InputTimes, input_ratios
 from contramask.bench.measure import Bench, Measured
 from contramask.bench.sizes import BenchConfig
 from contramask.bench.summary import (
@@ -19,6 +19,7 @@ from contramask.bench.summary import (
 from contramask.bench.variant import CHECK_TOLERANCE
 
 TABLE_WIDTH = 120  # characters the widest table needs
+_SHORT = dict(zip(OURS, ("device", "ring"), strict=True))
 
 
 def speed_table(bench: Bench, config: BenchConfig) -> Table:
@@ -74,20 +75,21 @@ def ratio_table(bench: Bench) -> Table:
 
 
 def input_table(times: Sequence[InputTimes], config: BenchConfig) -> Table:
-    """One row a way to get batches: speed, and how many times faster ours is."""
+    """One row a way to get batches: speed, and how many times faster each of ours is."""
     title = f"input, crops of {config.image_size} px, batch {config.batch_size}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     table.add_column("batches", no_wrap=True)
-    heads = ("img/s", "p10-p90", "img/cpu-s", "ours is", "p10-p90", "by cpu time", "p10-p90")
+    found = input_ratios(times)
+    heads = ["img/s", "img/cpu-s"]
+    for name in found:
+        heads += [f"{_SHORT[name]} is", "p10-p90", "by cpu"]
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    found = {ratio.peer: ratio for ratio in input_ratios(times)}
     for one in times:
-        wall = Spread.of(one.wall)
-        speed = (f"{wall.median:.0f}", f"{wall.low:.0f}-{wall.high:.0f}")
-        ratio = found.get(one.name)
-        times_faster = (*_ratio_cells(ratio.wall), *_ratio_cells(ratio.cpu)) if ratio else ()
-        table.add_row(one.name, *speed, f"{Spread.of(one.cpu).median:.0f}", *times_faster)
+        cells = [f"{Spread.of(rates).median:.0f}" for rates in (one.wall, one.cpu)]
+        for ratio in (r for of_ours in found.values() for r in of_ours if r.peer == one.name):
+            cells += [*_ratio_cells(ratio.wall), f"{ratio.cpu.median:.2f}x"]
+        table.add_row(one.name, *cells)
     return table
 
 

@@ -71,6 +71,17 @@ class ImageLoader:
         self.steps_per_epoch = len(images) // batch_size
         self.boxes = None if boxes is None else torch.tensor(boxes, device=device)
 
+    @property
+    def advice(self) -> str:
+        """What to do when training waits for these batches."""
+        if self.device.type == "cpu":
+            return (
+                "the views are made between two steps by the processor that trains; smaller "
+                "views or fewer colour changes (views.colour) cost less, an accelerator makes them "
+                "beside its work"
+            )
+        return "reading is too slow: put the store on a local disk, or where memory can hold it"
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
         parts = self._parts(epoch, start)

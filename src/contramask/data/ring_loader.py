@@ -1,5 +1,6 @@
 """Batches by epoch whose views the user's own transforms make, in the background."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +23,16 @@ class RingLoader(ImageLoader):
         self, recipe: Recipe, views: Views, seed: int, device: torch.device, workers: int
     ) -> None:
         super().__init__(recipe.images, views, recipe.shape[1], seed, device)
-        self.ring = make_ring(recipe, workers)
+        self.ring, self.workers = make_ring(recipe, workers), workers
+
+    @property
+    def advice(self) -> str:
+        """What to do when training waits for these batches."""
+        return (
+            f"views.transforms are run by {self.workers or 'a thread and no'} worker processes on "
+            f"{os.cpu_count()} cores; raise launch.workers up to the cores that are free, or take "
+            "cheaper transforms (smaller pictures first, then the costly changes)"
+        )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""

@@ -114,7 +114,9 @@ class ViewMaker:
     def ready(self, views: Tensor, key: Tensor, boxes: Tensor | None) -> dict[str, Any]:
         """The same of views that the user's transforms made, uint8 (1 or 2, B, H, W, C)."""
         names = ("view", "target_view")
-        return {n: self.normalise(v.permute(0, 3, 1, 2)) for n, v in zip(names, views, strict=False)}
+        return {
+            n: self.normalise(v.permute(0, 3, 1, 2)) for n, v in zip(names, views, strict=False)
+        }
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(x - mean) / std per channel, pixels in 0..255, of any number type."""
