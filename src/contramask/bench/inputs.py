@@ -25,6 +25,7 @@ from torchvision.transforms import v2
 
 from contramask.bench.images import SamplePhotos
 from contramask.bench.ours import MEAN, STD
+from contramask.bench.packed import PackedImages
 from contramask.bench.sizes import BenchConfig
 from contramask.bench.summary import Ratio, Spread
 from contramask.data.loader import ImageLoader
@@ -120,43 +121,32 @@ def input_paths(config: BenchConfig, folder: Path) -> dict[str, Epoch]:
     """The paths by name; pictures are written to `folder` as files and as a packed array."""
     photos = SamplePhotos(image_count(config), store_side(config))
     np.save(folder / "images.npy", photos.pixels)
-    packed: np.ndarray = np.load(folder / "images.npy", mmap_mode="r")
+    packed = PackedImages(folder / "images.npy")
     files = _write_files(photos.pixels, folder)
     return {
         OURS[0]: _ours(config, packed),
         OURS[1]: _ring(config, packed),
         "official: JPEG, PIL, DataLoader": _loader(config, _Official(files, config.image_size)),
-        "same store, torchvision, DataLoader": _loader(config, _Plain(packed, config.image_size)),
+        "same store, torchvision, DataLoader": _loader(
+            config, _Plain(packed.pixels, config.image_size)
+        ),
     }
 
 
-class _Packed:
-    """A memory-mapped array as the loader wants it."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels, self.labels = pixels, np.zeros(len(pixels), dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitems__(self, indices: np.ndarray) -> np.ndarray:
-        return np.array(self.pixels[indices])
-
-
-def _ours(config: BenchConfig, packed: np.ndarray) -> Epoch:
+def _ours(config: BenchConfig, packed: PackedImages) -> Epoch:
     size = (config.image_size, config.image_size)
     views = ViewMaker(ViewConfig(crop_scale=_SCALE), "single", size, MEAN, STD)
-    loader = ImageLoader(_Packed(packed), views, config.batch_size, 0, torch.device("cpu"))
+    loader = ImageLoader(packed, views, config.batch_size, 0, torch.device("cpu"))
     return lambda: (batch["view"] for batch in loader.epoch(0))
 
 
-def _ring(config: BenchConfig, packed: np.ndarray) -> Epoch:
+def _ring(config: BenchConfig, packed: PackedImages) -> Epoch:
     size = (config.image_size, config.image_size)
     crop = {"name": "RandomResizedCrop", "size": size, "scale": _SCALE}
     bicubic = {**crop, "interpolation": "INTER_CUBIC"}  # the official path's filter
     transforms = TransformsConfig(view=(bicubic, {"name": "HorizontalFlip"}))
     views = ViewMaker(ViewConfig(transforms=transforms), "single", size, MEAN, STD)
-    recipe = Recipe(_Packed(packed), transforms, (1, config.batch_size, *size, 3))
+    recipe = Recipe(packed, transforms, (1, config.batch_size, *size, 3))
     loader = RingLoader(recipe, views.ready, 0, torch.device("cpu"), worker_count())
     return lambda: (batch["view"] for batch in loader.epoch(0))
 
