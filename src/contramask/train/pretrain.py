@@ -13,8 +13,12 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from contramask.boxes.box_set import BoxSet
+from contramask.data.augment import Alignment, check_transforms
 from contramask.data.loader import ImageLoader
+from contramask.data.ring import Recipe
+from contramask.data.ring_loader import RingLoader
 from contramask.data.store import Store
+from contramask.data.transforms import TransformsConfig
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods import MethodConfig, build_method, encoder_for
 from contramask.methods.base import Method
@@ -96,7 +100,7 @@ def pretrain(
     machine = pick_machine(launch)
     method = _build(store, config, tokenizer, run.seed)
     prepare(method, machine)
-    loader, views = _loader(store, boxes, config, run.seed, machine)
+    loader, views = _loader(store, boxes, config, run.seed, machine, launch.worker_count)
     planned = _plan_facts(store, config, method, loader, machine)
     print_plan(f"pre-training {run.experiment}", planned)
     preview = view_preview(loader, views)
@@ -167,15 +171,33 @@ def _view_size(store: Store, config: PretrainConfig) -> tuple[int, int]:
 
 
 def _loader(
-    store: Store, boxes: BoxSet | None, config: PretrainConfig, seed: int, machine: Machine
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    seed: int,
+    machine: Machine,
+    workers: int,
 ) -> tuple[ImageLoader, ViewMaker]:
     manifest = store.manifest
-    size = _view_size(store, config)
-    views = ViewMaker(
-        config.views, config.method.view_mode, size, manifest["mean"], manifest["std"]
-    )
+    size, mode = _view_size(store, config), config.method.view_mode
+    views = ViewMaker(config.views, mode, size, manifest["mean"], manifest["std"])
+    images, device = store["train"], machine.device
+    if config.views.transforms is not None:
+        recipe = _recipe(store, config, config.views.transforms)
+        return RingLoader(recipe, views.ready, seed, device, workers), views
     array = _box_array(boxes, store) if config.views.needs_boxes else None
-    return ImageLoader(store["train"], views, config.batch_size, seed, machine.device, array), views
+    return ImageLoader(images, views, config.batch_size, seed, device, array), views
+
+
+def _recipe(store: Store, config: PretrainConfig, transforms: TransformsConfig) -> Recipe:
+    """The user's transforms on the train images; refused here if they cannot give views."""
+    channels, (rows, cols) = store.manifest["channels"], store.manifest["image_size"]
+    mode = config.method.view_mode
+    views = 1 if mode == "single" else 2
+    shape = (views, config.batch_size, *_view_size(store, config), channels)
+    still: Alignment = "same_place" if mode in ("weak_strong", "same_view") else "free"
+    check_transforms(transforms, views, still, (rows, cols, channels), shape[2:])
+    return Recipe(store["train"], transforms, shape)
 
 
 def _source(
