@@ -13,6 +13,7 @@ from contramask.commands import (
     import_weights,
     inspect,
     parity,
+    pretrain,
 )
 from contramask.startup import tune_process
 
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: bad usage)."""
     parser = argparse.ArgumentParser(prog="contramask", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (inspect, boxes, parity, evaluate, embed, export, import_weights, bench):
+    offered = (inspect, boxes, parity, evaluate, embed, export, import_weights, bench, pretrain)
+    for module in offered:
         module.add(commands)
     options = parser.parse_args(arguments)
     tune_process()  # before a command imports torch

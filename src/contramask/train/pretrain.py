@@ -2,7 +2,8 @@
 
 import time
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from dataclasses import field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,14 +27,28 @@ from contramask.results import RunInfo, StageOutput, result_row
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
-from contramask.train.loop import TrainPlan, fit
+from contramask.train.failures import explained
+from contramask.train.loop import TrainPlan, fit, part_of
 from contramask.train.optim import Exempt, adamw, decay_groups
+from contramask.train.parts import check_parts, what_fits
 from contramask.train.pictures import reconstructions, view_preview
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.schedule import scaled_lr, warmup_cosine
+from contramask.train.world import connect, current_world
 from contramask.typed import STRICT, to_plain
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+#: Keys that change how a run is done and not what it learns: they may differ when it is continued.
+FREE = ("log_every", "save_minutes", "accumulate", "nonfinite")
+
+
+@dataclass(frozen=True, config=STRICT)
+class NonFiniteConfig:
+    """What to do about steps whose loss or gradient is NaN or infinite."""
+
+    skip_up_to: int = Field(default=0, ge=0)  # steps that may be left out before training stops
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,6 +70,10 @@ class PretrainConfig:
     clip_grad: float | None = Field(default=None, gt=0)
     log_every: int = Field(default=20, ge=1)  # steps
     save_minutes: float = Field(default=10, ge=0)  # between running checkpoints
+    #: Parts that pass through the network one after the other for one update, to need less memory;
+    #: refused where a method's loss is not the mean of its parts'.
+    accumulate: int = Field(default=1, ge=1)
+    nonfinite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
 
 @plain_dataclass(frozen=True)
@@ -75,23 +94,34 @@ def pretrain(
     tracker: Tracker,
     tokenizer: TokenizerBundle | None = None,
 ) -> PretrainResult:
-    """Train one encoder with one method.
+    """Train one encoder with one method; in every process of a `world.joined`, if there is one.
 
     `work` holds the running checkpoint, from which an interrupted call continues. Raises
     `ValueError` if configuration, tokenizer and data do not fit together, `ResumeRefused` if
-    `work` holds another run's checkpoint, `NonFiniteLoss` if training blows up.
+    `work` holds another run's checkpoint, `NonFiniteLoss` if training blows up, and other
+    `TrainingFailure` if disk or memory do not suffice.
     """
     started = time.perf_counter()
-    machine = pick_machine(launch)
+    machine, world = pick_machine(launch), current_world()
     method = _build(store, config, tokenizer, run.seed)
-    prepare(method, machine)
+    connect(method, world)
     loader, views = _loader(store, boxes, config, run.seed, machine)
-    planned = _plan_facts(store, config, method, loader, machine)
-    print_plan(f"pre-training {run.experiment}", planned)
-    preview = view_preview(loader, views)
-    keeper = Keeper(work, _fingerprint(store, boxes, config, method, run))
-    plan = _train_plan(config, method, loader, machine, run.seed)
-    curve = fit(method, loader, plan, tracker, keeper)
+    check_parts(method, loader, config.accumulate)
+    fingerprint = _fingerprint(store, boxes, config, method, run)
+    keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
+
+    def training() -> tuple[dict[str, Any], dict[str, np.ndarray], pd.DataFrame]:
+        prepare(method, machine)
+        planned = _plan_facts(store, config, method, loader, machine)
+        if world.is_main:
+            print_plan(f"pre-training {run.experiment}", planned)
+        preview = view_preview(loader, views)
+        plan = _train_plan(config, method, loader, machine, run.seed)
+        plan = replace(plan, images_at=lambda step: _image_ids(store, loader, step))
+        return planned, preview, fit(method, loader, plan, tracker, keeper)
+
+    fitting = partial(what_fits, method, loader, machine, config.accumulate)
+    planned, preview, curve = explained(training, work, fitting)
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
@@ -126,7 +156,14 @@ def _train_plan(
         clip_grad=config.clip_grad,
         log_every=config.log_every,
         save_minutes=config.save_minutes,
+        accumulate=config.accumulate,
+        skip_up_to=config.nonfinite.skip_up_to,
     )
+
+
+def _image_ids(store: Store, loader: ImageLoader, step: int) -> list[str]:
+    ids = store["train"].ids
+    return [ids[row] for row in loader.rows(step)]
 
 
 def _training_seconds(curve: pd.DataFrame, batch_size: int) -> float:
@@ -162,7 +199,10 @@ def _loader(
         config.views, config.method.view_mode, size, manifest["mean"], manifest["std"]
     )
     array = _box_array(boxes, store) if config.views.needs_boxes else None
-    return ImageLoader(store["train"], views, config.batch_size, seed, machine.device, array), views
+    world = current_world()
+    share = (world.rank, world.size)
+    split, device = store["train"], machine.device
+    return ImageLoader(split, views, config.batch_size, seed, device, array, share), views
 
 
 def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
@@ -180,7 +220,9 @@ def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
 def _plan_facts(
     store: Store, config: PretrainConfig, method: Method, loader: ImageLoader, machine: Machine
 ) -> dict[str, Any]:
-    flops, seconds = measure_step(method, next(loader.epoch(0)), machine)
+    processes = loader.share[1]
+    batch = part_of(next(loader.epoch(0)), 0, config.accumulate)
+    flops, seconds = measure_step(method, batch, machine)
     steps = loader.steps_per_epoch * config.epochs
     return {
         "method": method.label,
@@ -189,6 +231,7 @@ def _plan_facts(
         "epochs": config.epochs,
         "steps": steps,
         "batch size": config.batch_size,
+        "images a pass": f"{len(batch['key'])} ({processes} processes x {config.accumulate} parts)",
         "lr after scaling": scaled_lr(config.base_lr, config.batch_size),
         "parameters trained (M)": round(count_parameters(method) / 1e6, 2),
         "parameters of the encoder (M)": round(
@@ -196,7 +239,7 @@ def _plan_facts(
         ),
         "GFLOP per image": round(flops / 1e9, 4),
         "device": f"{machine.device}, {machine.precision}",
-        "estimated time": duration(steps * seconds),
+        "estimated time": duration(steps * seconds * config.accumulate),
     }
 
 
@@ -204,7 +247,7 @@ def _fingerprint(
     store: Store, boxes: BoxSet | None, config: PretrainConfig, method: Method, run: RunInfo
 ) -> dict[str, Any]:
     plain = to_plain(config)
-    for free in ("log_every", "save_minutes"):  # change what is written, not what is learnt
+    for free in FREE:
         plain.pop(free)
     boxed = config.views.needs_boxes and boxes is not None
     return {
