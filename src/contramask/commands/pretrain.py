@@ -29,22 +29,19 @@ def run(options: argparse.Namespace) -> int:
     """Train, as one of a launcher's processes, alone, or by starting several."""
     from contramask.train.device import device_count
     from contramask.train.job import read_job, run_job
-    from contramask.train.launch import launch_processes
     from contramask.train.world import is_worker
 
     job = read_job(options.job)
     _log_to_stderr(is_worker())
     if is_worker() or job.launch.nodes * device_count(job.launch) == 1:
         run_job(job)
-    else:
-        launch_processes(job, options.job.resolve())
-    return 0
+        return 0
+    return _launched(job, options.job)
 
 
 def join(options: argparse.Namespace) -> int:
     """Start this machine's processes."""
     from contramask.train.job import read_job
-    from contramask.train.launch import launch_processes
 
     job = read_job(options.job)
     if job.launch.nodes == 1:
@@ -53,7 +50,19 @@ def join(options: argparse.Namespace) -> int:
             "the training is started to let others join"
         )
     _log_to_stderr(worker=False)
-    launch_processes(job, options.job.resolve())
+    return _launched(job, options.job)
+
+
+def _launched(job: Any, path: Path) -> int:
+    """0, or what a shell expects of a process that a signal stopped."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    from contramask.train.launch import launch_processes
+
+    try:
+        launch_processes(job, path.resolve())
+    except SignalException as stopped:
+        return 128 + int(stopped.sigval)
     return 0
 
 
