@@ -67,13 +67,29 @@ def make(config: MethodConfig, world: World, batch_size: int = 12) -> tuple[Meth
 
 
 def train(config: MethodConfig, world: World, accumulate: int = 1) -> dict[str, torch.Tensor]:
-    """Two steps of plain descent: losses, the gradients of the first one, all weights."""
+    """Two steps of plain descent: losses, the gradients of the first one, all weights.
+
+    In float64: batch norms of few, similar images enlarge what float32 rounds.
+    """
+    torch.set_default_dtype(torch.float64)
+    usual = torch.Tensor.float
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    try:
+        return _train(config, world, accumulate)
+    finally:
+        torch.Tensor.float = usual  # type: ignore[method-assign]
+        torch.set_default_dtype(torch.float32)
+
+
+def _train(config: MethodConfig, world: World, accumulate: int) -> dict[str, torch.Tensor]:
     method, loader = make(config, world)
+    method.double()
     trained = parallel(method, world)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     machine, losses, gradients = Machine(CPU, "fp32"), [], {}
-    for step, batch in enumerate(loader.epoch(0)):
+    for step, made in enumerate(loader.epoch(0)):
+        batch = {k: v.double() if v.is_floating_point() else v for k, v in made.items()}
         output = train_step(trained, batch, optimizer, machine, 0.5 + step / 2, None, accumulate)
         losses.append(world.sum(output.loss.detach()) / world.size)
         for name, parameter in method.named_parameters():

@@ -125,7 +125,20 @@ def pretrain(
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
-    facts = {
+    facts = _facts(config, method, planned, curve, time.perf_counter() - started)
+    output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
+    keeper.done()
+    return PretrainResult(bundle, output)
+
+
+def _facts(
+    config: PretrainConfig,
+    method: Method,
+    planned: dict[str, Any],
+    curve: pd.DataFrame,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
         "stage": "pretrain",
         "method": method.label,
         "plan": planned,
@@ -133,11 +146,8 @@ def pretrain(
         "ingredients": method.ingredients,
         "machine": machine_name(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
-        "seconds_total": round(time.perf_counter() - started, 1),
+        "seconds_total": round(seconds, 1),
     }
-    output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
-    keeper.done()
-    return PretrainResult(bundle, output)
 
 
 def _train_plan(

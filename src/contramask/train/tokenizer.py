@@ -147,7 +147,8 @@ def train_tokenizer(
     print_plan(f"tokenizer for {run.experiment}", planned)
     origin = {"data": store.manifest["name"], "data_hash": store.data_hash}
     origin |= {"image_size": list(size), "seed": run.seed}
-    keeper = Keeper(work, _fingerprint(config, pretrain.encoder.patch_size, origin))
+    fingerprint = _fingerprint(config, pretrain.encoder.patch_size, origin)
+    keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
     plan = _train_plan(config, training, loader, machine, run.seed)
     curve = fit(training, loader, plan, tracker, keeper)
     tokenizer = training.tokenizer.requires_grad_(False).eval()
