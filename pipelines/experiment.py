@@ -12,7 +12,7 @@ HASHED = ("dataset", "crop_boxes", "pretrain")
 #: Further sections, of methods whose training learns from another stage.
 LEARNS_FROM = {"supmim": ("tokenizer",)}
 #: Keys of these sections that change how a run is done and not what it learns.
-FREE = ("workers", "log_every", "save_minutes")
+FREE = ("workers", "log_every", "save_minutes", "accumulate", "nonfinite")
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

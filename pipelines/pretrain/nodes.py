@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contramask.models.tokenizer_bundle import TokenizerBundle
     from contramask.results import RunInfo, StageOutput
     from contramask.train.device import LaunchConfig
-    from contramask.train.pretrain import PretrainConfig
+    from contramask.train.pretrain_config import PretrainConfig
 
 
 def pretrain_encoder(
@@ -28,8 +28,8 @@ def pretrain_encoder(
     work: Path,
 ) -> tuple[EncoderBundle, StageOutput]:
     """Train one encoder; an interrupted training continues from `work`."""
-    from contramask.train.pretrain import pretrain
+    from contramask.train.launch import pretrain_on_devices
 
     tracker = tracking.current()
-    result = pretrain(store, boxes, config, run, launch, work, tracker, tokenizer)
+    result = pretrain_on_devices(store, boxes, config, run, launch, work, tracker, tokenizer)
     return result.bundle, result.output

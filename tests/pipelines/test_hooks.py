@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
-from contramask.train.pretrain import PretrainConfig
+from contramask.train.pretrain_config import PretrainConfig
 from pipelines import tracking
 from pipelines.datasets import FolderDataset
 from pipelines.experiment import check_name
