@@ -18,9 +18,9 @@ class SyncedBatchNorm1d(nn.BatchNorm1d):
         if not self.training:
             return super().forward(values)
         rows = values.float()
-        mean: Tensor = _MeanOfAll.apply(rows.mean(dim=0))  # type: ignore[no-untyped-call]
+        mean: Tensor = _MeanOfAll.apply(rows.mean(dim=0))
         centred = rows - mean
-        variance: Tensor = _MeanOfAll.apply(centred.square().mean(dim=0))  # type: ignore[no-untyped-call]
+        variance: Tensor = _MeanOfAll.apply(centred.square().mean(dim=0))
         self._follow(mean.detach(), variance.detach(), len(rows) * dist.get_world_size())
         normed = centred * (variance + self.eps).rsqrt()
         if self.affine:
