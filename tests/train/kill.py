@@ -1,7 +1,7 @@
 """Kills trainings at random moments, continues them and compares the bytes that come out.
 
 python tests/train/kill.py --times 10 --methods mae
-python tests/train/kill.py --signal TERM    # which is answered with a checkpoint
+python tests/train/kill.py --signals TERM,INT    # which are answered with a checkpoint
 
 Exit status 1 if any run ended elsewhere than the one that nobody disturbed.
 """
@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -92,7 +93,7 @@ def disturbed(job: PretrainJob, number: int, after: float) -> str:
     _, status = os.waitpid(child, 0)
     last = job.work_folder / "last.pt"
     step = torch.load(last, weights_only=True)["step"] if last.exists() else 0
-    how = "ended before" if not status else f"stopped by {signal.Signals(status & 127).name}"
+    how = f"stopped by {signal.Signals(number).name}" if status else "ended"
     finished(job)
     return f"{how} after {after:.2f} s, continued from step {step}"
 
@@ -101,38 +102,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--methods", default="mae")
-    parser.add_argument("--signal", default="KILL", choices=("KILL", "TERM", "INT"))
+    parser.add_argument("--signals", default="KILL", help="of KILL, TERM and INT")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    dice, wrong = random.Random(options.seed), 0
-    # A killed run can only go on where it was saved; one that is asked to stop saves by itself.
-    save_minutes = 0 if options.signal == "KILL" else 1000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = DatasetConfig(scenes=ScenesConfig(num_train=96, num_val=16), workers=1)
         build_dataset(config, folder / "build").store.write(folder / "store")
-        for method in options.methods.split(","):
-            whole = job_of(method, folder / "store", folder / method / "whole", save_minutes)
-            began = time.monotonic()
-            finished(whole)
-            seconds = time.monotonic() - began
-            expected, curve = results(whole)
-            for number in range(options.times):
-                output = folder / method / str(number)
-                job = job_of(method, folder / "store", output, save_minutes)
-                told = disturbed(
-                    job, getattr(signal, f"SIG{options.signal}"), dice.uniform(0.1, 0.95) * seconds
-                )
-                found, again = results(job)
-                equal = found == expected and again.equals(curve)
-                wrong += not equal
-                sys.stdout.write(
-                    f"{method} {number}: {told}, {'equal' if equal else 'DIFFERENT'}\n"
-                )
-    sys.stdout.write(f"{wrong} of {options.times * len(options.methods.split(','))} differ\n")
-    return 1 if wrong else 0
+        equal = [
+            verdict
+            for method in options.methods.split(",")
+            for verdict in tried(folder, method, options)
+        ]
+    sys.stdout.write(f"{equal.count(False)} of {len(equal)} differ\n")
+    return 0 if all(equal) else 1
+
+
+def tried(folder: Path, method: str, options: argparse.Namespace) -> Iterator[bool]:
+    """Whether each disturbed training of a method ends as the undisturbed one."""
+    dice, store = random.Random(options.seed), folder / "store"
+    whole = job_of(method, store, folder / method / "whole", save_minutes=0)
+    began = time.monotonic()
+    finished(whole)
+    seconds = time.monotonic() - began
+    expected, curve = results(whole)
+    for name in options.signals.split(","):
+        for number in range(options.times):
+            # A killed run can only go on where it was saved; one asked to stop saves by itself.
+            minutes = 0 if name == "KILL" else 1000
+            job = job_of(method, store, folder / method / f"{name}-{number}", minutes)
+            after = dice.uniform(0.1, 0.95) * seconds
+            told = disturbed(job, getattr(signal, f"SIG{name}"), after)
+            found, again = results(job)
+            equal = found == expected and again.equals(curve)
+            sys.stdout.write(f"{method} {number}: {told}, {'equal' if equal else 'DIFFERENT'}\n")
+            yield equal
 
 
 if __name__ == "__main__":
