@@ -74,7 +74,7 @@ class SplitWriter:
         """Whether the pixels of a part, which must be the next, are in the files."""
         first, last = part["rows"]
         fits = first == len(self.ids) and first <= last <= len(self.images)
-        return fits and self._checksum(first, last) == part["checksum"]
+        return bool(fits and self._checksum(first, last) == part["checksum"])
 
     def restore(self, part: dict[str, Any]) -> None:
         """Take over what `part` returned in a build that was stopped."""
@@ -87,9 +87,11 @@ class SplitWriter:
     def _checksum(self, first: int, last: int) -> int:
         found = 0
         for array in (self.images, self.semantic):
-            for start in range(first, last if array is not None else first, _ROWS_AT_ONCE):
-                stop = min(start + _ROWS_AT_ONCE, last)
-                found = zlib.crc32(np.ascontiguousarray(array[start:stop]), found)
+            if array is None:
+                continue
+            for start in range(first, last, _ROWS_AT_ONCE):
+                rows = array[start : min(start + _ROWS_AT_ONCE, last)]
+                found = zlib.crc32(memoryview(rows), found)  # type: ignore[arg-type]
         return found
 
     def finish(self) -> int:
