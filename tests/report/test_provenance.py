@@ -36,6 +36,14 @@ def test_settings_that_differ_between_experiments_are_called_out():
     assert text == "k = 20. Measured with other settings, so not comparable: c."
 
 
+def test_settings_that_change_no_number_may_differ():
+    first = {"k": 20, "anchor": True, "attentive": {"epochs": 4, "pictures": 6}}
+    second = {"k": 20, "anchor": False, "attentive": {"epochs": 4, "pictures": 8}}
+    configs = (("a", first), ("b", second))
+    ((_, text),) = protocol_lines([stage(name, "probe", config=c) for name, c in configs])
+    assert "not comparable" not in text
+
+
 def test_stages_follow_the_order_of_work_and_tell_their_machine():
     table = stage_table(
         [

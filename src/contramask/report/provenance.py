@@ -10,7 +10,7 @@ from contramask.report.sections import TASK_TITLES, Table, frame_table, in_words
 from contramask.report.tables import Stage
 
 #: Settings that change no number.
-BOOKKEEPING = ("anchor", "log_every", "pictures", "cache_megabytes", "classes")
+BOOKKEEPING = ("anchor", "log_every", "pictures", "worst", "cache_megabytes", "classes", "enabled")
 
 #: Stages that measure nothing; their settings stand elsewhere.
 TRAINING = ("tokenizer", "pretrain")
@@ -29,11 +29,20 @@ def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
         if shown is None:
             continue
         text = ", ".join(f"{key} = {in_words(value)}" for key, value in _telling(shown).items())
-        other = [name for name, config in configs.items() if config != shown]
+        other = [name for name, config in configs.items() if _science(config) != _science(shown)]
         if other:
             text += f". Measured with other settings, so not comparable: {in_words(other)}"
         lines.append((title, text + "."))
     return lines
+
+
+def _science(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that may change a number, nested ones too."""
+    return {
+        key: _science(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in BOOKKEEPING
+    }
 
 
 def _telling(config: Mapping[str, Any]) -> dict[str, Any]:
