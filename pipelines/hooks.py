@@ -22,7 +22,7 @@ from kedro.framework.project import configure_logging
 from kedro.io import DatasetError
 
 from pipelines import tracking
-from pipelines.experiment import check_name, config_hash, experiment_name
+from pipelines.experiment import check_matrix, check_name, config_hash, experiment_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kedro.pipeline.node import Node
 
     from contramask.data.config import DatasetConfig
+    from contramask.train.pretrain import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class ParameterHooks:
         typed = parse_parameters(sections, (*OWN_PARAMETERS, "methods", "recipes"))
         name = experiment_name(params)
         check_name(name)
+        check_matrix(params)
+        _check_branch(typed["pretrain"])
         typed["dataset"] = self._anchored(typed["dataset"], given)
         return {**typed, "experiment": RunInfo(name, config_hash(params), typed["seed"])}
 
@@ -198,6 +201,18 @@ class ConsoleHooks:
             said.insert(0, f"report: {_shown(Path(catalog.get('report_page')._filepath))}")
         said.append("all runs: mlflow ui")
         rich.get_console().print(" | ".join(said), soft_wrap=True, highlight=False, markup=False)
+
+
+def _check_branch(pretrain: PretrainConfig) -> None:
+    """Under DVC, a method that predicts tokens must stand where a tokenizer is made for it."""
+    from contramask.typed import ConfigError
+
+    stage = os.environ.get("DVC_STAGE", "").partition("@")[0]
+    if stage == "pretrain" and getattr(pretrain.method, "needs_tokenizer", False):
+        raise ConfigError(
+            f"experiment.methods: given {pretrain.method.name}, which predicts image tokens; "
+            "put it under experiment.token_methods, whose experiments make a tokenizer first"
+        )
 
 
 def _place(error: Exception, project: Path) -> str | None:
