@@ -13,6 +13,8 @@ HASHED = ("dataset", "crop_boxes", "pretrain")
 LEARNS_FROM = {"supmim": ("tokenizer",)}
 #: Keys of these sections that change how a run is done and not what it learns.
 FREE = ("workers", "log_every", "save_minutes")
+#: Top-level parameters that are the wiring's own and not a section of the library's configuration.
+OWN_PARAMETERS = ("experiment", "data", "tracking")
 #: Keys of the group `experiment` that list what `dvc repro` runs, and what each lists.
 MATRIX = {"methods": str, "token_methods": str, "seeds": int}
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
