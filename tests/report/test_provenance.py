@@ -45,6 +45,23 @@ def test_stages_follow_the_order_of_work_and_tell_their_machine():
     assert table.rows[1] == ("a", "Object detection", "\N{EN DASH}", "not run")
 
 
+def test_a_stage_links_to_its_run_in_the_logbook():
+    link = {"run_id": "<5f>", "url": "https://logs/#/experiments/1/runs/5f?a=1&b=2"}
+    table = stage_table(
+        [
+            stage("a", "pretrain", mlflow=link),
+            stage("a", "probe", mlflow={"run_id": "6f"}),
+            stage("a", "finetune", mlflow={"run_id": "7f", "url": "javascript:alert(1)"}),
+        ]
+    )
+    assert table.columns[-1] == "MLflow run"
+    assert [row[-1] for row in table.rows] == [
+        '<a href="https://logs/#/experiments/1/runs/5f?a=1&amp;b=2">&lt;5f&gt;</a>',
+        "6f",
+        "7f",
+    ]
+
+
 def test_equal_facts_are_told_once():
     stages = [stage(name, "pretrain", versions={"torch": "2"}) for name in "ab"]
     ((where, text),) = plain_facts(stages, "versions")

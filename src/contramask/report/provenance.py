@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from contramask.report.sections import TASK_TITLES, Table, frame_table, in_words, task_title
 from contramask.report.tables import Stage
@@ -55,7 +56,7 @@ def experiment_table(rows: pd.DataFrame) -> Table:
 
 
 def stage_table(stages: Sequence[Stage]) -> Table:
-    """Which machine ran which stage for how long."""
+    """Which machine ran which stage for how long, and its run in the logbook where one is known."""
     lines = []
     place = {task: number for number, task in enumerate(TASK_TITLES)}
     for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
@@ -63,9 +64,20 @@ def stage_table(stages: Sequence[Stage]) -> Table:
         seconds = facts.get("seconds")
         took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
         machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
-        lines.append((stage.experiment, task_title(stage.task), took, machine))
-    heads = ("Experiment", "Stage", "Seconds", "Machine")
-    return Table("Stages, their time and their machine", heads, tuple(lines))
+        run = _run_cell(facts.get("mlflow") or {})
+        lines.append((stage.experiment, task_title(stage.task), took, machine, run))
+    heads = ("Experiment", "Stage", "Seconds", "Machine", "MLflow run")
+    used = len(heads) if any(line[-1] for line in lines) else len(heads) - 1
+    rows = tuple(line[:used] for line in lines)
+    return Table("Stages, their time and their machine", heads[:used], rows)
+
+
+def _run_cell(link: Mapping[str, Any]) -> str:
+    """A link to the run's page where a server shows one, otherwise the run's id."""
+    run_id, url = str(link.get("run_id", "")), str(link.get("url", ""))
+    if not url.startswith(("http://", "https://")):
+        return run_id
+    return Markup('<a href="{}">{}</a>').format(url, run_id)
 
 
 def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:
