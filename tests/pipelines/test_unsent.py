@@ -1,5 +1,8 @@
 """A lost server: what it missed is kept, and arrives when a server answers again."""
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,50 @@ def test_what_another_process_still_writes_is_left_alone(mlflow_project: Path) -
     running.close("FINISHED")
     start_run(SETTINGS, mlflow_project, "still later", {}, {}).close("FINISHED")
     assert runs(mlflow_project)["x"].data.metrics == {"loss": 1.0}
+
+
+class Mortal(BaseHTTPRequestHandler):
+    """Just enough of a tracking server to open a run and to take numbers."""
+
+    def do_GET(self) -> None:
+        self.answer({"experiment": {"experiment_id": "1", "name": "e"}})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        run = {"info": {"run_id": "r1", "experiment_id": "1", "status": "RUNNING"}, "data": {}}
+        self.answer({"run": run} if self.path.endswith("runs/create") else {})
+
+    def answer(self, value: dict[str, Any]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_server_that_dies_during_a_run_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mortal)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = start_run(SETTINGS, tmp_path, "mae", {}, {"seed": 0})
+    assert isinstance(tracker, MlflowTracker)
+    assert tracker.link["url"].endswith("/#/experiments/1/runs/r1")
+    server.shutdown()
+    server.server_close()
+    for step in range(20):
+        tracker.log({"loss": float(step)}, step)
+    tracker.close("FINISHED")
+    (kept,) = (tmp_path / "mlflow-unsent").glob("mae-*/run.jsonl")
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == {"run": {"id": "r1"}}
+    assert [line["step"] for line in lines if "step" in line] == list(range(20))
+    assert lines[-1] == {"end": "FINISHED", "error": None}
 
 
 class Dead:
