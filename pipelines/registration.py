@@ -50,8 +50,8 @@ def describe(bundle: EncoderBundle, folder: Path) -> None:
     rows, cols = bundle.manifest["arch"]["image_size"]
     channels, width = bundle.encoder.in_chans, bundle.encoder.embed_dim
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels), "images")]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, width), "features")]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, width))]),
         params=ParamSchema([ParamSpec("readout", DataType.string, "mean")]),
     )
     ramp = np.linspace(0, 255, rows * cols * channels).astype(np.uint8)
