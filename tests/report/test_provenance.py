@@ -5,7 +5,6 @@ from contramask.report.provenance import (
     plain_facts,
     protocol_lines,
     revision_in_words,
-    run_links,
     stage_table,
 )
 from contramask.report.tables import Stage
@@ -55,6 +54,23 @@ def test_stages_follow_the_order_of_work_and_tell_their_machine():
     assert table.rows[1] == ("a", "Object detection", "\N{EN DASH}", "not run")
 
 
+def test_a_stage_links_to_its_run_in_the_logbook():
+    link = {"run_id": "<5f>", "url": "https://logs/#/experiments/1/runs/5f?a=1&b=2"}
+    table = stage_table(
+        [
+            stage("a", "pretrain", mlflow=link),
+            stage("a", "probe", mlflow={"run_id": "6f"}),
+            stage("a", "finetune", mlflow={"run_id": "7f", "url": "javascript:alert(1)"}),
+        ]
+    )
+    assert table.columns[-1] == "MLflow run"
+    assert [row[-1] for row in table.rows] == [
+        '<a href="https://logs/#/experiments/1/runs/5f?a=1&amp;b=2">&lt;5f&gt;</a>',
+        "6f",
+        "7f",
+    ]
+
+
 def test_equal_facts_are_told_once():
     stages = [stage(name, "pretrain", versions={"torch": "2"}) for name in "ab"]
     ((where, text),) = plain_facts(stages, "versions")
@@ -71,13 +87,12 @@ def test_local_changes_are_told_in_words():
 
 def test_runs_are_linked_only_on_the_web():
     stages = [
-        stage("a", "pretrain", run_url="https://host/run", run_id="17"),
-        stage("a", "probe", run_id="18"),
-        stage("a", "finetune", run_url="javascript:alert(1)"),
+        stage("a", "pretrain", mlflow={"run_id": "17", "url": "https://host/run"}),
+        stage("a", "probe", mlflow={"run_id": "18"}),
+        stage("a", "finetune", mlflow={"run_id": "19", "url": "javascript:alert(1)"}),
         stage("a", "detection"),
     ]
-    assert run_links(stages) == [
-        ("a/pretrain", "17", "https://host/run"),
-        ("a/probe", "18", ""),
-        ("a/finetune", "javascript:alert(1)", ""),
-    ]
+    table = stage_table(stages)
+    assert table.heads[-1] == "MLflow run"
+    cells = [str(row[-1]) for row in table.rows]
+    assert cells == ['<a href="https://host/run" rel="noreferrer">17</a>', "18", "19", ""]

@@ -19,7 +19,7 @@ from contramask.methods import build_method, encoder_for
 from contramask.methods.base import Method
 from contramask.models.bundle import EncoderBundle, make_bundle
 from contramask.models.tokenizer_bundle import TokenizerBundle
-from contramask.results import RunInfo, StageOutput, result_row
+from contramask.results import RunInfo, StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.batches import make_loader, view_size, with_refresh
 from contramask.train.box_refresh import RefreshedBoxes
@@ -110,6 +110,7 @@ def _facts(
         "config": to_plain(config),
         "ingredients": method.ingredients,
         "machine": machine_name(),
+        **made_with(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
         "seconds_total": round(seconds, 1),
     }

@@ -30,7 +30,7 @@ from contramask.models.encoder import Size
 from contramask.models.token_health import TokenGates, entropy
 from contramask.models.tokenizer import TokenizerNetConfig, VQTokenizer
 from contramask.models.tokenizer_bundle import TokenizerBundle
-from contramask.results import RunInfo, StageOutput
+from contramask.results import RunInfo, StageOutput, made_with
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
@@ -159,6 +159,7 @@ def train_tokenizer(
         "plan": planned,
         "config": to_plain(config),
         "machine": machine_name(),
+        **made_with(),
         "seconds": round(time.perf_counter() - started, 1),
         "tokenizer_id": bundle.tokenizer_id,
         **{k: bundle.manifest[k] for k in ("health", "accepted", "reasons", "warnings")},
