@@ -71,25 +71,25 @@ def train(config: MethodConfig, world: World, accumulate: int = 1) -> dict[str, 
 
     In float64: batch norms of few, similar images enlarge what float32 rounds.
     """
-    torch.set_default_dtype(torch.float64)
+    method, loader = make(config, world)
+    made = list(loader.epoch(0))
     usual = torch.Tensor.float
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
     try:
-        return _train(config, world, accumulate)
+        return _train(method.double(), made, world, accumulate)
     finally:
         torch.Tensor.float = usual  # type: ignore[method-assign]
-        torch.set_default_dtype(torch.float32)
 
 
-def _train(config: MethodConfig, world: World, accumulate: int) -> dict[str, torch.Tensor]:
-    method, loader = make(config, world)
-    method.double()
+def _train(
+    method: Method, made: list[dict[str, torch.Tensor]], world: World, accumulate: int
+) -> dict[str, torch.Tensor]:
     trained = parallel(method, world)
     parameters = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     machine, losses, gradients = Machine(CPU, "fp32"), [], {}
-    for step, made in enumerate(loader.epoch(0)):
-        batch = {k: v.double() if v.is_floating_point() else v for k, v in made.items()}
+    for step, views in enumerate(made):
+        batch = {k: v.double() if v.is_floating_point() else v for k, v in views.items()}
         output = train_step(trained, batch, optimizer, machine, 0.5 + step / 2, None, accumulate)
         losses.append(world.sum(output.loss.detach()) / world.size)
         for name, parameter in method.named_parameters():

@@ -1,6 +1,7 @@
 """Starting a pre-training as several processes, on this machine and on others."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -91,6 +92,8 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
     )
     failed = job.work_folder / "failed.txt"
     failed.unlink(missing_ok=True)
+    # A store that outlives the processes hands new ones the addresses of those that are gone.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with _usual_signals():
         try:
             api.elastic_launch(config, sys.executable)(
