@@ -68,8 +68,8 @@ def test_all_of_a_stages_parameters_exist_in_their_files() -> None:
             for file, keys in entry.items():
                 known = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
                 for key in keys:
-                    *sections, last = key.split(".")
-                    assert last in reduce(getitem, sections, known)
+                    sections = key.partition(".${")[0].split(".")  # each cell has its own method
+                    assert reduce(getitem, sections, known) is not None
 
 
 def test_every_method_has_settings_and_a_recipe_that_dvc_can_watch() -> None:
