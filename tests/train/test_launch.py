@@ -1,0 +1,60 @@
+"""Several processes: one of them is lost, all start again, and the training ends as if none had."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from contramask.data.store import Store
+from contramask.models.bundle import EncoderBundle
+from contramask.results import StageOutput
+
+PRETRAIN = {
+    "method": {"name": "mae", "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}},
+    "encoder": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    "epochs": 40,
+    "batch_size": 32,
+    "log_every": 20,
+    "save_minutes": 0,
+}
+
+
+def start(path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "contramask.cli", "pretrain", str(path)]
+    said = path.with_suffix(".log").open("w", encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=said, stderr=said, text=True)
+
+
+def workers_of(parent: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(parent.pid).children()
+    return [child for child in children if "contramask.cli" in " ".join(child.cmdline())]
+
+
+def test_a_lost_process_costs_a_restart_and_nothing_else(tiny_store: Store, tmp_path: Path) -> None:
+    job = {
+        "store": str(tiny_store.folder),
+        "output": "out",
+        "pretrain": PRETRAIN,
+        "launch": {"device": "cpu", "precision": "fp32", "devices": 2, "restarts": 1},
+    }
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    parent = start(path)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "out" / "work").glob("*.pt")):
+        assert parent.poll() is None, path.with_suffix(".log").read_text(encoding="utf-8")
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers_of(parent)[-1].kill()
+    assert parent.wait(timeout=300) == 0
+    said = path.with_suffix(".log").read_text(encoding="utf-8")
+    assert "continued from step" in said
+    curve = StageOutput.read(tmp_path / "out" / "pretrain").tables["curve"]
+    assert curve["step"].tolist() == list(range(20, 121, 20))  # three batches an epoch
+    assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
+    assert EncoderBundle.read(tmp_path / "out" / "encoder").manifest["method"] == "mae"
