@@ -62,7 +62,7 @@ def _stage(
     tracked = [k for key in read if key not in UNTRACKED for k in STANDS_FOR.get(key, [key])]
     files_of: dict[str, list[str]] = {}
     for key in tracked:
-        files_of.setdefault(owners[key], []).append(key)
+        files_of.setdefault(owners[key.split(".")[0]], []).append(key)
     if files_of:
         stage["params"] = [{file: keys} for file, keys in files_of.items()]
     outs = [_path(key, catalog) for key in sorted(pipeline.all_outputs())]

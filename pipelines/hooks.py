@@ -70,6 +70,7 @@ class ParameterHooks:
             raise click.ClickException(str(error)) from None
         for name, value in typed.items():
             catalog[f"params:{name}"] = value
+        catalog["params:pretrain.views"] = typed["pretrain"].views
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
@@ -90,11 +91,15 @@ class ParameterHooks:
         return {**typed, "experiment": RunInfo(name, config_hash(params), typed["seed"])}
 
     def _anchored(self, dataset: DatasetConfig, given: Mapping[str, Any]) -> DatasetConfig:
-        """A relative `dataset.root` of conf/ means the project, one of `--params` where you are."""
-        typed_here = "root" in (given.get("dataset") or {})
-        if dataset.root is None or typed_here or Path.cwd() == self._project:
+        """Relative paths of conf/ mean the project, those of `--params` where you are."""
+        typed_here = given.get("dataset") or {}
+        if Path.cwd() == self._project:
             return dataset
-        return replace(dataset, root=self._project / dataset.root)
+        for key in ("root", "downloads"):
+            path = getattr(dataset, key)
+            if path is not None and key not in typed_here:
+                dataset = replace(dataset, **{key: self._project / path})
+        return dataset
 
 
 class TrackingHooks:

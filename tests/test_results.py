@@ -1,6 +1,8 @@
 """Results on disk: what is written is read back, and equal outputs are equal bytes."""
 
+import importlib.metadata
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,15 @@ import pandas as pd
 import pytest
 
 import contramask.results
-from contramask.results import COLUMNS, RunInfo, StageOutput, code_revision, result_row, today
+from contramask.results import (
+    COLUMNS,
+    RunInfo,
+    StageOutput,
+    code_revision,
+    made_with,
+    result_row,
+    today,
+)
 
 MANIFEST: dict[str, Any] = {
     "experiment": "mae-0a1b-s3",
@@ -162,3 +172,11 @@ def test_rows_name_the_data_they_were_measured_on() -> None:
     moved = output.measured_on("paintings")
     assert moved.rows["data"].tolist() == ["paintings"]
     assert moved.facts == output.facts
+
+
+def test_facts_name_command_versions_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/bin/kedro", "run", "--env", "my smoke"])
+    facts = made_with()
+    assert facts["command"] == "kedro run --env 'my smoke'"
+    assert facts["versions"]["torch"] == importlib.metadata.version("torch")
+    assert facts["finished"].endswith("+00:00")

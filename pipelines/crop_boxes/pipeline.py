@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 make_boxes,
-                inputs=["store", "params:crop_boxes"],
+                inputs=["store", "params:crop_boxes", "params:pretrain.views"],
                 outputs="boxes",
                 name="make_boxes",
             )

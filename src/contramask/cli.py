@@ -10,9 +10,11 @@ from contramask.commands import (
     embed,
     evaluate,
     export,
+    fetch,
     import_weights,
     inspect,
     parity,
+    verify,
 )
 from contramask.startup import tune_process
 
@@ -21,7 +23,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: bad usage)."""
     parser = argparse.ArgumentParser(prog="contramask", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (inspect, boxes, parity, evaluate, embed, export, import_weights, bench):
+    for module in (
+        inspect,
+        boxes,
+        parity,
+        evaluate,
+        embed,
+        export,
+        import_weights,
+        bench,
+        fetch,
+        verify,
+    ):
         module.add(commands)
     options = parser.parse_args(arguments)
     tune_process()  # before a command imports torch

@@ -36,6 +36,11 @@ def image_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
     return _mix(base ^ _mix(index.to(torch.int64) * _GAMMA + _MIX_2))
 
 
+def subkeys(key: Tensor, stream: int) -> Tensor:
+    """A key for one purpose from the images' keys (B,) int64; other purposes' keys tell nothing."""
+    return _mix(key ^ _signed((stream + 1) * 0x5851F42D4C957F2D))
+
+
 def uniform(key: Tensor, stream: int, count: int) -> Tensor:
     """Uniform numbers in [0, 1), (B, count) float32, independent between streams.
 
@@ -43,6 +48,5 @@ def uniform(key: Tensor, stream: int, count: int) -> Tensor:
     second view, ...), so that adding one purpose never shifts the numbers of another.
     """
     offsets = torch.arange(count, dtype=torch.int64, device=key.device)
-    lane = _mix(key ^ _signed((stream + 1) * 0x5851F42D4C957F2D))
-    bits = _mix(lane[:, None] + (offsets + 1) * _GAMMA)
+    bits = _mix(subkeys(key, stream)[:, None] + (offsets + 1) * _GAMMA)
     return _shift_right(bits, 40).to(torch.float32) / float(1 << 24)  # 24 bits: all float32 holds

@@ -6,11 +6,13 @@ from typing import TypeVar
 import rich
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 T = TypeVar("T")
@@ -30,10 +32,23 @@ def progress_bar() -> Progress:
     )
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items` while a bar named `description` counts them up to `total`."""
+def byte_bar() -> Progress:
+    """A rich progress display for bytes: what, bar, megabytes, speed and remaining time."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        console=rich.get_console(),
+    )
+
+
+def track(items: Iterable[T], description: str, total: int, done: int = 0) -> Iterator[T]:
+    """Yield `items` while a bar named `description` counts them from `done` up to `total`."""
     with progress_bar() as bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, completed=done, note="")
         for item in items:
             yield item
             bar.advance(task)

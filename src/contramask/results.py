@@ -1,8 +1,13 @@
 """What a stage leaves behind: tidy result rows, tables, arrays and facts in one folder."""
 
+import contextlib
 import datetime
+import importlib.metadata
 import json
+import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -29,6 +34,9 @@ COLUMNS = [
     "date",
 ]
 
+#: Packages whose version may change a number.
+PACKAGES = ("contramask", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
+
 
 @lru_cache(maxsize=1)
 def code_revision() -> str:
@@ -46,6 +54,19 @@ def _git(folder: Path, *words: str) -> str:
         ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=20
     )
     return done.stdout.strip()
+
+
+def made_with() -> dict[str, Any]:
+    """The command, the versions of what computes, and the time (UTC): facts of any stage."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": versions,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def today() -> str:

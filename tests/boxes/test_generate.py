@@ -12,10 +12,12 @@ import pytest
 from contramask.boxes import quality
 from contramask.boxes.box_set import COLUMNS
 from contramask.boxes.generate import RULES, BoxConfig, BoxSet, generate_boxes
+from contramask.boxes.quality import CropConfig
 from contramask.boxes.rules import CORNERS, RuleConfig, find_boxes
 from contramask.data.build import build_dataset
 from contramask.data.config import DatasetConfig, ScenesConfig
 from contramask.data.store import Store
+from contramask.data.views import ViewConfig
 from contramask.typed import ConfigError, parse
 
 COUNT = 300
@@ -225,3 +227,11 @@ def test_damaged_sets_are_not_read(boxes: BoxSet, tmp_path: Path) -> None:
     np.save(tmp_path / "heatmaps.npy", boxes.heatmaps[:-1])
     with pytest.raises(ValueError, match="images in its parts"):
         BoxSet.read(tmp_path)
+
+
+def test_boxes_are_judged_by_the_crops_of_the_training() -> None:
+    views = ViewConfig(crop="boxes", crop_scale=(0.6, 1.0), crop_ratio=(0.5, 2.0), box_alpha=1.0)
+    own = BoxConfig(crop=CropConfig(scale=(0.1, 0.2)))
+    assert BoxConfig().for_views(views).crops == CropConfig((0.6, 1.0), (0.5, 2.0), 1.0)
+    assert own.for_views(views) is own
+    assert BoxConfig().crops == CropConfig()

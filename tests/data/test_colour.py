@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from contramask.data.colour import ColourConfig, _blur, _jitter, _shift_hue, alter_colours
-from contramask.draws import image_keys
+from contramask.data.colour import (
+    ColourConfig,
+    _alter_all,
+    _alter_picked,
+    _blur,
+    _jitter,
+    _shift_hue,
+    alter_colours,
+)
+from contramask.draws import image_keys, uniform
 
 NAMES = ("brightness", "contrast", "saturation", "hue")
 ORDERS = list(itertools.permutations(range(4)))
@@ -190,3 +198,24 @@ def test_solarising_inverts_what_is_bright_as_pil_does() -> None:
     assert 20 < int(altered.sum()) < 44
     torch.testing.assert_close(changed[altered], expected.expand(64, -1, -1, -1)[altered])
     torch.testing.assert_close(changed[~altered], levels[~altered])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_changing_only_what_was_drawn_equals_changing_all_and_choosing(channels: int) -> None:
+    """The processor's way and the accelerators' way."""
+    images = torch.rand(64, channels, 24, 40)
+    config = ColourConfig(solarise=0.3)
+    draws = uniform(image_keys(5, 0, torch.arange(64)), 3, 14)
+    sigma = 0.1 + 1.9 * draws[:, 3]
+    expected = _alter_all(images.clone(), config, draws, sigma)
+    made = _alter_picked(images.clone(), config, draws, sigma)
+    changed = (made - images).abs().amax(dim=(1, 2, 3)) > 0
+    assert 40 < changed.sum() < 64
+    # Solarising turns a last bit at its threshold into a jump.
+    assert ((made - expected).abs() > 1e-5).float().mean() < 1e-3
+
+
+def test_nothing_drawn_nothing_changed() -> None:
+    images, key = torch.rand(4, 3, 16, 16) * 255, image_keys(0, 0, torch.arange(4))
+    still = ColourConfig(jitter=0, grey=0, blur=0)
+    torch.testing.assert_close(alter_colours(images, still, key, 3, (16, 16)), images)

@@ -93,7 +93,10 @@ def _truncate(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["manifest.json", "train/images.npy", "train/labels.npy", "val/semantic.npy"],
+    [
+        *("manifest.json", "train/images.npy", "train/labels.npy", "val/semantic.npy"),
+        "train/instances.parquet",
+    ],
 )
 @pytest.mark.parametrize("damage", [Path.unlink, _truncate])
 def test_missing_or_damaged_part_is_named(written: Path, tmp_path: Path, name, damage) -> None:
@@ -107,10 +110,7 @@ def test_missing_or_damaged_part_is_named(written: Path, tmp_path: Path, name, d
 def test_damaged_tables_are_named_when_read(written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     shutil.copytree(written, folder)
-    _truncate(folder / "train" / "instances.parquet")
     (folder / "train" / "ids.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"instances\.parquet"):
-        Store.read(folder)["train"].instances_of(0)
     with pytest.raises(ValueError, match=r"ids\.json does not list 30"):
         _ = Store.read(folder)["train"].ids
     (folder / "train" / "instances.parquet").unlink()

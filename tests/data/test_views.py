@@ -1,22 +1,27 @@
 """Views against torchvision, and what each mode promises about its pair of views."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from contramask.data import views as views_module
 from contramask.data.colour import ColourConfig
 from contramask.data.crops import contrastive_crop, crop_inside, full_boxes, random_resized_crop
-from contramask.data.views import (
-    ViewConfig,
-    ViewMaker,
+from contramask.data.resize import (
+    Cut,
     apply_weights,
     crop_weights,
+    cut_by_kernel,
+    cut_by_matmul,
     resize_weights,
     to_float,
-    whole_images,
 )
+from contramask.data.scenes import photographs
+from contramask.data.views import ViewConfig, ViewMaker, whole_images
 from contramask.draws import image_keys, uniform
 from contramask.typed import ConfigError, parse
 
@@ -41,6 +46,18 @@ def maker(mode: str, size: tuple[int, int], channels: int = 3, **given: object) 
     return ViewMaker(config, mode, size, [0.0] * channels, [1 / 255] * channels)
 
 
+@pytest.fixture(params=[cut_by_kernel, cut_by_matmul], ids=["kernel", "matmul"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cut:
+    """Both ways to cut, the processor's and the accelerators'."""
+    monkeypatch.setattr(views_module, "cut_for", lambda device: request.param)
+    return request.param
+
+
+def planes(images: Tensor, way: Cut) -> Tensor:
+    """(B, C, H, W) of the numbers a way computes with, for the reference to do the same."""
+    return images.permute(0, 3, 1, 2).contiguous() if way is cut_by_kernel else to_float(images)
+
+
 def reference(pixels: Tensor, boxes: Tensor, flip: Tensor, out_size: tuple[int, int]) -> Tensor:
     """torchvision's crop, antialiased bicubic resize and flip, image by image."""
     height, width = pixels.shape[2:]
@@ -57,7 +74,7 @@ def reference(pixels: Tensor, boxes: Tensor, flip: Tensor, out_size: tuple[int, 
             antialias=True,
         ).clamp(0, 255)
         views.append(view.flip(-1) if mirrored else view)
-    return torch.stack(views)
+    return torch.stack(views).float()
 
 
 def flips(key: Tensor, probability: float = 0.5) -> Tensor:
@@ -106,21 +123,43 @@ def test_flip_mirrors_the_view() -> None:
     assert torch.equal(mirrored[1], view[1])
 
 
+def test_both_ways_agree_on_photographs() -> None:
+    """Pillow's rounding and clipping between the two directions is all that tells them apart."""
+    images = torch.from_numpy(np.stack([p[:200:2, :200:2] for p in photographs()]))
+    key = keys(len(images))
+    boxes, flip = random_resized_crop(key, CROP, (100, 100)), flips(key)
+    cuts = [cut(images, boxes, (64, 64), flip).float() for cut in (cut_by_kernel, cut_by_matmul)]
+    assert (cuts[0] - cuts[1]).abs().mean() < 0.5
+    assert (cuts[0] - cuts[1]).abs().max() < 16
+
+
+def test_the_kernel_gives_pillows_pixels() -> None:
+    photos = np.stack([photo[:200, :150] for photo in photographs()])
+    still = torch.zeros(len(photos), dtype=torch.bool)
+    cut = cut_by_kernel(torch.from_numpy(photos), full_boxes(len(photos)), (64, 96), still)
+    resized = [Image.fromarray(p).resize((96, 64), Image.Resampling.BICUBIC) for p in photos]
+    expected = torch.from_numpy(np.stack([np.array(image) for image in resized]))
+    distance = (cut.int() - expected.permute(0, 3, 1, 2).int()).abs()
+    assert (distance > 1).float().mean() < 1e-3
+    assert distance.max() <= 4
+
+
 @pytest.mark.parametrize("size", [(32, 32), (24, 48)])
-def test_single_is_a_random_resized_crop(size: tuple[int, int]) -> None:
+def test_single_is_a_random_resized_crop(size: tuple[int, int], way: Cut) -> None:
     images, key = noise_images(16, 40, 40), keys(16)
     made = maker("single", size)(images, key, None)
     assert set(made) == {"view"}
     boxes = random_resized_crop(key, CROP, (40, 40))
-    expected = reference(to_float(images), boxes, flips(key), size)
+    expected = reference(planes(images, way), boxes, flips(key), size)
     assert (made["view"] - expected).abs().max() < TOLERANCE
     assert 0 < flips(key).sum() < 16
 
 
-def master_of(images: Tensor, key: Tensor, size: tuple[int, int]) -> Tensor:
+def master_of(images: Tensor, key: Tensor, size: tuple[int, int], way: Cut) -> Tensor:
     """The enlarged, flipped crop of which CMAE's two views are windows."""
     in_size = (images.shape[1], images.shape[2])
-    return reference(to_float(images), random_resized_crop(key, CROP, in_size), flips(key), size)
+    boxes = random_resized_crop(key, CROP, in_size)
+    return reference(planes(images, way), boxes, flips(key), size)
 
 
 def find_window(master: Tensor, view: Tensor) -> tuple[int, int]:
@@ -133,11 +172,11 @@ def find_window(master: Tensor, view: Tensor) -> tuple[int, int]:
     return int(places[0, 0]), int(places[0, 1])
 
 
-def test_cmae_parity_shifts_the_target_alone_within_one_master() -> None:
+def test_cmae_parity_shifts_the_target_alone_within_one_master(way: Cut) -> None:
     images, key = noise_images(24, 40, 40), keys(24)
     views = maker("cmae_parity", (56, 56))  # a master of 64 px, shifts of 0..8
     made = views(images, key, None)
-    master = master_of(images, key, (64, 64))
+    master = master_of(images, key, (64, 64), way)
     assert (made["view"] - master[:, :, :56, :56]).abs().max() < TOLERANCE
     shifts = [find_window(*pair) for pair in zip(master, made["target_view"], strict=True)]
     rows, cols = zip(*shifts, strict=True)
@@ -148,10 +187,10 @@ def test_cmae_parity_shifts_the_target_alone_within_one_master() -> None:
     assert rows != cols
 
 
-def test_symmetric_shift_moves_both_views() -> None:
+def test_symmetric_shift_moves_both_views(way: Cut) -> None:
     images, key = noise_images(12, 40, 40), keys(12)
     made = maker("symmetric_shift", (56, 56))(images, key, None)
-    master = master_of(images, key, (64, 64))
+    master = master_of(images, key, (64, 64), way)
     online = [find_window(*pair) for pair in zip(master, made["view"], strict=True)]
     target = [find_window(*pair) for pair in zip(master, made["target_view"], strict=True)]
     assert len(set(online)) > 3
@@ -205,7 +244,7 @@ def test_colours_change_the_target_view_alone(mode: str) -> None:
 
 
 @pytest.mark.parametrize("shift", [31, 32])
-def test_offsets_cover_zero_to_p_inclusive(shift: int) -> None:
+def test_offsets_cover_zero_to_p_inclusive(shift: int, way: Cut) -> None:
     views = maker("cmae_parity", (224, 224), pixel_shift=shift)
     assert views.master == (256, 256)
     offsets = views._offsets(keys(20_000), 2)
@@ -218,7 +257,7 @@ def test_offsets_cover_zero_to_p_inclusive(shift: int) -> None:
     key = keys(20_000)[(offsets == shift).all(dim=1)][:1]
     images = noise_images(1, 64, 64)
     made = views(images, key, None)
-    master = master_of(images, key, (256, 256))
+    master = master_of(images, key, (256, 256), way)
     end = 224 + shift
     assert (made["target_view"] - master[:, :, shift:end, shift:end]).abs().max() < TOLERANCE
     assert made["target_view"].shape == (1, 3, 224, 224)
@@ -255,7 +294,7 @@ def test_a_view_depends_on_its_key_alone(mode: str) -> None:
 
 
 @pytest.mark.parametrize("crop", ["boxes", "inside_boxes", "full_box"])
-def test_box_policies_crop_as_crops_py_says(crop: str) -> None:
+def test_box_policies_crop_as_crops_py_says(crop: str, way: Cut) -> None:
     images, key = noise_images(8, 40, 40), keys(8)
     boxes = torch.tensor([0.1, 0.5, 0.5, 0.9]).repeat(8, 1)
     scale = (0.3, 0.9)
@@ -267,7 +306,8 @@ def test_box_policies_crop_as_crops_py_says(crop: str) -> None:
         "full_box": contrastive_crop(key, CROP, (40, 40), full_boxes(8), scale, ratio, 0.4),
     }[crop]
     made = views(images, key, boxes)["view"]
-    assert (made - reference(to_float(images), expected, flips(key), (32, 32))).abs().max() < 0.01
+    expected = reference(planes(images, way), expected, flips(key), (32, 32))
+    assert (made - expected).abs().max() < TOLERANCE
     assert views.config.needs_boxes == (crop != "full_box")
 
 
@@ -296,11 +336,11 @@ def test_normalisation_and_its_inverse() -> None:
     assert torch.equal(views.to_pixels(view), images)
 
 
-def test_whole_images_are_resized_only_if_need_be() -> None:
+def test_whole_images_are_resized_only_if_need_be(way: Cut) -> None:
     images = noise_images(3, 20, 28)
     assert torch.equal(whole_images(images, (20, 28)), to_float(images))
     still = torch.zeros(3, dtype=torch.bool)
-    expected = reference(to_float(images), full_boxes(3), still, (32, 32))
+    expected = reference(planes(images, way), full_boxes(3), still, (32, 32))
     assert (whole_images(images, (32, 32)) - expected).abs().max() < TOLERANCE
 
 

@@ -79,6 +79,7 @@ def test_a_relative_root_means_the_project_in_conf_and_here_on_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert checked(PARAMS).load("params:dataset").root == ROOT / "images"
+    assert checked(PARAMS).load("params:dataset").downloads == ROOT / "data" / "01_raw"
     given = {"dataset": {"root": "images"}}
     assert checked(PARAMS, given).load("params:dataset").root == Path("images")
     monkeypatch.chdir(ROOT)

@@ -65,7 +65,7 @@ def test_the_catalog_offers_what_a_stage_reads_and_keeps_what_it_makes(name: str
     stage: Pipeline = register_pipelines()[name]
     for dataset in stage.inputs() | stage.outputs():
         if dataset.startswith("params:"):
-            section = dataset.removeprefix("params:")
+            section = dataset.removeprefix("params:").split(".")[0]
             assert section in conf["parameters"] or section in OWN_PARAMETERS
         else:
             assert dataset in catalog, f"{dataset} is not in conf/base/catalog.yml"

@@ -21,6 +21,7 @@ VALUES = (
     ("probe", "5-shot", "mean", "low_shot_top1", (24.0, 33.0, 51.0)),
     ("probe", "linear", "mean", "linear_top1", (52.0, 70.0, 74.0)),
     ("finetune", "finetune", "mean", "finetune_top1", (81.0, 82.4, 82.0)),
+    ("finetune", "finetune", "mean", "finetune_ece", (3.0, 4.5, 6.0)),
     ("segmentation", "linear", "patch", "miou", (21.0, 30.0, 38.0)),
     ("segmentation", "upernet", "patch", "miou", (41.0, 45.0, 47.0)),
     ("detection", "mask_rcnn", "patch", "box_ap", (11.0, 16.0, 15.5)),
@@ -132,6 +133,9 @@ def pretrain_output(method: str, seed: int, scenes: Scenes) -> StageOutput:
         "seconds": 210.0 + seed,
         "command": f"kedro run --params pretrain.method.name={method},seed={seed}",
         "versions": {"torch": "2.15.0", "timm": "1.0.31"},
+        "finished": "2026-11-02T10:00:00+00:00",
+        "run_id": f"run-of-{method}-{seed}",
+        "run_url": "javascript:alert(1)" if method == "mae" else "https://host/#/runs/1?a=b&c=d",
     }
     return StageOutput(tables={"curve": curve}, arrays=arrays, facts=facts)
 
@@ -150,7 +154,9 @@ def transfer_output(task: str, methods: tuple[str, ...], seed: int, scenes: Scen
             arrays |= {
                 f"{method}/features": features.astype(np.float16),
                 f"{method}/labels": labels,
+                **pictured(method, scenes, rng),
             }
+            tables[f"{method}-near"] = nearest(good)
         elif task == "finetune":
             count = rng.integers(0, 5, (10, 10)) + np.diag(np.full(10, int(40 * good)))
             arrays[f"{method}/confusion"] = count
@@ -159,6 +165,14 @@ def transfer_output(task: str, methods: tuple[str, ...], seed: int, scenes: Scen
             tables[f"{method}-curve"] = pd.DataFrame(
                 {"step": epoch * 9, "epoch": epoch, "top1": top1}
             )
+            sure = np.linspace(10, 95, 6)
+            tables[f"{method}-calibration"] = pd.DataFrame(
+                {"bin": range(6), "confidence": sure, "accuracy": 0.8 * sure, "images": 20}
+            )
+            tables[f"{method}-worst"] = pd.DataFrame(
+                {"id": ["x", NASTY], "row": [3, 4], "truth": 9, "predicted": 1, "probability": 97.4}
+            )
+            arrays[f"{method}/worst_images"] = scenes.images[:2]
         elif task == "segmentation":
             images, truth = scenes.images[:4], scenes.semantic[:4].copy()
             truth[:, :2] = 255
@@ -173,6 +187,30 @@ def transfer_output(task: str, methods: tuple[str, ...], seed: int, scenes: Scen
     facts = {"config": config, "machine": "2 cores, 8 GB, no accelerator", "seconds": 30.5}
     facts["classes"] = ["background", *CLASSES[1:]] if task == "segmentation" else CLASSES
     return StageOutput(tables=tables, arrays=arrays, facts=facts)
+
+
+def pictured(method: str, scenes: Scenes, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What the probe keeps of three images and of the four nearest of two queries."""
+    found = {
+        "look_images": scenes.images[:3],
+        "look_attention": rng.random((3, 2, 8, 8)).astype(np.float16),
+        "look_colours": rng.random((3, 8, 8, 3)).astype(np.float16),
+        "attention_images": scenes.images[:3],
+        "attention_ep": rng.random((3, 4, 8, 8)).astype(np.float16),
+        "near_queries": scenes.images[8:10],
+        "near_images": scenes.images[:8].reshape(2, 4, *scenes.images.shape[1:]),
+    }
+    return {f"{method}/{name}": array for name, array in found.items()}
+
+
+def nearest(good: float) -> pd.DataFrame:
+    """Two queries of the classes 8 and 9; the better the encoder, the more neighbours are right."""
+    rank = np.tile(np.arange(1, 5), 2)
+    truth = np.repeat([8, 9], 4)
+    same = rank <= round(good)
+    label = np.where(same, truth, 0)
+    columns = {"query": truth - 8, "rank": rank, "id": "x", "label": label, "truth": truth}
+    return pd.DataFrame({**columns, "similarity": 1 - 0.1 * rank, "same": same})
 
 
 def detections(scenes: Scenes, good: float) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 import numpy as np
 import pandas as pd
 
+from contramask.report.intervals import Cell
 from contramask.report.notes import methods_shown, normal_notes
-from contramask.report.tables import TASKS, Cell, Measured
+from contramask.report.tables import TASKS, Measured
 
 FINETUNE = next(task for task in TASKS if task.metric == "finetune_top1")
 

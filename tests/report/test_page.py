@@ -72,7 +72,7 @@ def test_headings_are_in_order_under_one_title(outline):
 def test_the_order_is_verdict_first(page):
     found = re.findall(r'<section id="(\w+)"', page.html)
     assert found == [
-        *("verdict", "results", "training", "boxes"),
+        *("verdict", "results", "fair", "training", "boxes", "looks"),
         *("transfer", "data", "normal", "provenance"),
     ]
 
@@ -101,7 +101,9 @@ def test_nothing_is_loaded_and_nothing_runs(outline, page):
     assert "script" not in outline.tags
     assert "link" not in outline.tags
     assert not any(name.startswith("on") for _, attrs in outline.attrs for name in attrs)
-    assert not re.search(r'(src|href)="(?!data:|#)', page.html)
+    assert not re.search(r'src="(?!data:)', page.html)
+    linked = set(re.findall(r'href="(?!#)([^"]*)"', page.html))
+    assert linked == {"https://host/#/runs/1?a=b&amp;c=d"}  # a tracked run, never a script
     assert "default-src 'none'" in page.html
 
 
@@ -122,7 +124,7 @@ def test_the_main_table_shows_mean_interval_and_difference(page):
     row = page.html.partition('<table class="main">')[2].partition("</table>")[0]
     text = words(row.split("<tr")[-1])
     assert "CMAE 2 seeds" in text
-    assert "55.8 ± 9.5 best difference to random init +24.2" in text
+    assert "55.8 ± 9.5 best difference to random init +24.2 ± 3.2" in text
     assert "not measured" in words(row)  # mae has no segmentation
 
 
@@ -155,6 +157,38 @@ def test_odd_numbers_that_are_seen_are_marked(page):
     assert "MAE, kNN: \N{MINUS SIGN}2.4 points to random init" in words(notes)
 
 
+def test_encoders_are_shown_looking_and_finding(page):
+    part = page.html.partition('id="looks"')[2].partition("</section>")[0]
+    text = words(part)
+    assert "Attention of the class token image random init MAE CMAE" in text
+    assert "Patch features as colours image random init MAE CMAE" in text
+    assert "CMAE: 6 of 8 are of the query&#39;s class" in text
+    assert "query of class &lt;script&gt;alert(1)&lt;/script&gt;: 3 of 4" in part
+
+
+def test_costs_are_compared_beside_scores(page):
+    text = words(page.html.partition('id="fair"')[2].partition("</section>")[0])
+    assert "MAE 20 240,000 0.080 19.2 210 20" in text
+    assert "At equal epochs: 20" in text
+    assert "At equal compute, within 10 %: 19.2 to 19.2 TFLOP" in text
+    assert "CMAE +26.6 ± 1.6" in text  # paired: the two seeds differ by 0.25 points
+    assert "Energy is not known" in text
+
+
+def test_fine_tuned_classifiers_are_judged(page):
+    text = words(page.html)
+    assert "Expected calibration error in percent points (0 is best): random init 3.0; MAE" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; taken for 1, 97 % sure" in text
+    assert "Calibration: random init is 52 % sure and 42 % right" in page.html
+
+
+def test_runs_are_named_and_linked_where_they_are_on_the_web(page):
+    part = page.html.partition("Tracked runs")[2].partition("</ul>")[0]
+    assert "mae-a1b2-s0/pretrain: run-of-mae-0" in words(part)
+    assert part.count("<a href") == 2  # of cmae's two seeds
+    assert "2026-11-02 10:00:00" in page.html
+
+
 def test_results_and_figures_come_along(page):
     assert list(page.results.columns) == COLUMNS
     assert not page.results.duplicated(["experiment", "protocol", "readout", "metric"]).any()
@@ -162,7 +196,8 @@ def test_results_and_figures_come_along(page):
         assert png.startswith(b"\x89PNG")
         assert base64.b64encode(png).decode() in page.html
     assert {name.partition("-")[0] for name in page.figures} == {
-        *("contact_sheet", "views", "reconstruction", "boxes", "segmentation", "detection")
+        *("contact_sheet", "views", "reconstruction", "boxes", "segmentation", "detection"),
+        *("attention", "colours", "probe_attention", "nearest"),
     }
 
 

@@ -4,6 +4,8 @@ from contramask.report.provenance import (
     experiment_table,
     plain_facts,
     protocol_lines,
+    revision_in_words,
+    run_links,
     stage_table,
 )
 from contramask.report.tables import Stage
@@ -49,4 +51,25 @@ def test_equal_facts_are_told_once():
     stages = [stage(name, "pretrain", versions={"torch": "2"}) for name in "ab"]
     ((where, text),) = plain_facts(stages, "versions")
     assert where == "a/pretrain, b/pretrain"
-    assert '"torch": "2"' in text
+    assert text == "torch 2"
+    ((_, text),) = plain_facts([stage("a", "probe", config={"k": {"l": 1}})], "config")
+    assert '"l": 1' in text
+
+
+def test_local_changes_are_told_in_words():
+    assert revision_in_words("abc123+") == "abc123 with local changes"
+    assert revision_in_words("abc123") == "abc123"
+
+
+def test_runs_are_linked_only_on_the_web():
+    stages = [
+        stage("a", "pretrain", run_url="https://host/run", run_id="17"),
+        stage("a", "probe", run_id="18"),
+        stage("a", "finetune", run_url="javascript:alert(1)"),
+        stage("a", "detection"),
+    ]
+    assert run_links(stages) == [
+        ("a/pretrain", "17", "https://host/run"),
+        ("a/probe", "18", ""),
+        ("a/finetune", "javascript:alert(1)", ""),
+    ]

@@ -63,6 +63,26 @@ def test_tables_by_class_are_joined_on_the_class():
     assert table.rows == (("cat", "1", "3"), ("dog", "2", "\N{EN DASH}"))
 
 
+def test_what_all_variants_share_is_said_once():
+    mae = pd.DataFrame({"class": ["cat", "dog"], "images": [5, 6], "recall": [1.0, 2.0]})
+    table = merged_table("recall", {"MAE": mae, "CMAE": mae.assign(recall=3.0)})
+    assert table.columns == ("class", "images", "MAE: recall", "CMAE: recall")
+    assert table.rows[0] == ("cat", "5", "1", "3")
+
+
+def test_a_share_of_the_labels_belongs_to_its_method():
+    arrays = {"supmim/confusion": np.eye(2), "random_init/confusion": np.eye(2)}
+    arrays |= {f"{key}-10-percent/confusion": np.zeros((2, 2)) for key in ("supmim", "random_init")}
+    found = owners(
+        [Stage("supmim-s0", "finetune", StageOutput(arrays=arrays))],
+        *("finetune", {"supmim-s0": "SupMIM"}, ["random init", "SupMIM"]),
+    )
+    assert {owner.variant: owner.key for owner in found} == {
+        "random init": "random_init",
+        "SupMIM": "supmim",
+    }
+
+
 def test_what_was_not_run_is_said_with_its_reason():
     stages = (
         stage("a", "probe"),

@@ -3,13 +3,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from contramask.report.intervals import Cell, difference_half_width, half_width
 from contramask.report.tables import (
-    Cell,
     add_variants,
     collect_rows,
-    difference_half_width,
     gather,
-    half_width,
     main_tables,
     measure,
     variant_order,
@@ -104,7 +102,7 @@ def test_a_seed_measured_twice_counts_once():
     rows = frame(knn("mae", 0, 40.0), knn("mae", 0, 42.0), knn("mae", 1, 50.0))
     rows["experiment"] = ["first", "second", "third"]
     (column,) = measure(add_variants(rows), "mean")
-    assert column.cells["MAE"] == Cell((41.0, 50.0))
+    assert column.cells["MAE"] == Cell((41.0, 50.0), seeds=(0, 1))
 
 
 def test_a_column_shows_one_readout_for_all():
@@ -179,3 +177,21 @@ def test_intervals_on_the_page_come_from_all_seeds(inputs):
     assert cell.interval == pytest.approx(
         stats.t.ppf(0.975, 1) * np.std([55, 56.5], ddof=1) / 2**0.5
     )
+
+
+def test_differences_to_the_anchor_are_paired_by_seed():
+    rows = frame(
+        *(knn("random_init", seed, 20.0 + 10 * seed) for seed in (0, 1, 2)),
+        *(knn("mae", seed, value) for seed, value in ((2, 51.0), (1, 42.0), (7, 90.0))),
+    )
+    (column,) = measure(add_variants(rows), "mean")
+    cell = column.cells["MAE"]
+    assert cell.paired == (12.0, 11.0)
+    assert cell.difference == 11.5  # of the seeds that both have
+    assert cell.margin == pytest.approx(half_width([12.0, 11.0]))
+
+
+def test_without_seeds_in_common_the_margin_is_welchs():
+    cell = Cell((50.0, 51.0), (30.0, 33.0))
+    assert cell.margin == difference_half_width(cell.values, cell.anchor)
+    assert Cell((50.0,), (30.0,)).margin is None

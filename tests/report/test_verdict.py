@@ -1,6 +1,7 @@
 import pytest
 
-from contramask.report.tables import TASKS, Cell, Measured
+from contramask.report.intervals import Cell
+from contramask.report.tables import TASKS, Measured
 from contramask.report.verdict import (
     count,
     headline,

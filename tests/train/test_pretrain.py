@@ -341,6 +341,42 @@ def test_boxes_nobody_asked_for_are_ignored(
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
+OWN = [
+    {"name": "RandomResizedCrop", "size": [32, 32], "scale": [0.4, 1.0]},
+    {"name": "OneOf", "transforms": [{"name": "ColorJitter"}, {"name": "GaussianBlur"}], "p": 0.5},
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_own_transforms_continue_bit_for_bit_with_any_number_of_workers(
+    tiny_store: Store, tmp_path: Path, workers: int
+) -> None:
+    views = ViewConfig(transforms=OWN)
+    config = make_config(CMAE, views=views, log_every=1)
+    launch = LaunchConfig(device="cpu", precision="fp32", workers=0)
+    whole = train(tiny_store, tmp_path / "whole", config, launch=launch)
+    expected, curve = weights_and_curve(whole)
+    shown = whole.output.arrays
+    assert not np.array_equal(shown["view"], shown["target_view"])
+    launch = replace(launch, workers=workers)
+    work = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):  # within the second epoch
+        train(tiny_store, work, config, tracker=Stopping(5), launch=launch)
+    found, again = weights_and_curve(train(tiny_store, work, config, launch=launch))
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    pd.testing.assert_frame_equal(again, curve)
+
+
+def test_own_transforms_that_give_no_views_are_refused(tiny_store: Store, tmp_path: Path) -> None:
+    small = ViewConfig(transforms=[{**OWN[0], "size": [24, 24]}])
+    with pytest.raises(ValueError, match="gave 24x24x3 uint8; the view must be 32x32x3"):
+        train(tiny_store, tmp_path, make_config(views=small))
+    moving = ViewConfig(transforms=OWN)
+    with pytest.raises(ValueError, match="compares two views place by place"):
+        train(tiny_store, tmp_path, make_config(CONMIM, views=moving))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sizes_that_do_not_fit_are_refused(tiny_store: Store, tmp_path: Path) -> None:
     config = make_config(encoder=EncoderConfig(patch_size=5))
     with pytest.raises(ValueError, match=r"32x32 px cannot be cut into patches of 5 px"):

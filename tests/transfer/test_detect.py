@@ -62,6 +62,9 @@ def test_rows_tables_arrays_and_facts(
     assert rows["value"].between(0, 100).all()
     for method in ("cmae", "random_init"):
         assert output.arrays[f"{method}/images"].shape == (3, 32, 32, 3)
+        mistakes = output.tables[f"{method}-mistakes"]
+        assert set(mistakes["kind"]) <= {"invented", "missed"}
+        assert output.arrays[f"{method}/mistakes"].shape == (len(mistakes), 64, 64, 3)
         boxes = output.tables[f"{method}-boxes"]
         assert boxes.columns.tolist() == BOX_COLUMNS
         assert set(boxes["image"]) <= {0, 1, 2}
@@ -189,6 +192,24 @@ def test_detections_come_back_in_store_pixels(tiny_store: Store) -> None:
     table = pictured_boxes([result], np.array([2, 5]))
     assert table.iloc[0][["image", "category", "x0", "y1"]].tolist() == [1, 3, 4, 16]
     assert pictured_boxes([], np.array([2])).columns.tolist() == BOX_COLUMNS
+
+
+def test_windows_and_a_cascade_in_bf16(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
+    detector = replace(SHORT.detector, window=2, cascade=True)
+    tune = replace(SHORT.tune, drop_path=0.2)
+    launch = LaunchConfig(device="cpu", precision="bf16")
+    output = run(tiny_bundle, tiny_store, replace(ONE, detector=detector, tune=tune), launch)
+    assert set(output.rows["protocol"]) == {"cascade_mask_rcnn"}
+    assert output.rows["metric"].tolist() == METRICS
+    assert np.isfinite(output.tables["cmae-curve"]["loss"]).all()
+
+
+def test_windows_are_refused_for_conmims_beit(
+    tiny_store: Store, conmim_bundle: EncoderBundle
+) -> None:
+    config = replace(ONE, detector=replace(SHORT.detector, window=2))
+    with pytest.raises(ValueError, match="window needs a plain Vision Transformer"):
+        run(conmim_bundle, tiny_store, config)
 
 
 def test_no_detection_at_all_scores_zero(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:

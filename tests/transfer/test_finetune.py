@@ -10,12 +10,12 @@ from timm.layers.drop import DropPath
 
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
-from contramask.models.family import for_tuning
+from contramask.models.family import for_tuning, set_drop_path
 from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig, Machine
 from contramask.train.optim import layer_decay_groups
-from contramask.transfer.classifier_training import Classifier, MixedTraining, set_drop_path
+from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.features import labelled
 from contramask.transfer.finetune import (
     FinetuneConfig,
@@ -183,7 +183,7 @@ def test_the_classifier_pools_patches_before_a_new_norm(tiny_bundle: EncoderBund
 
 
 def test_nothing_is_dropped_while_scoring(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
-    set_drop_path(tiny_bundle.encoder, 0.5)
+    set_drop_path(tiny_bundle.encoder.blocks, 0.5)
     model = Classifier(tiny_bundle.encoder, 10).train()
     torch.nn.init.normal_(model.head[1].weight)
     scores = [_scores(model, tiny_bundle, task_of(tiny_store)) for _ in range(2)]
@@ -193,7 +193,7 @@ def test_nothing_is_dropped_while_scoring(tiny_store: Store, tiny_bundle: Encode
 
 def test_drop_path_rises_with_depth(tiny_bundle: EncoderBundle) -> None:
     encoder = tiny_bundle.encoder
-    set_drop_path(encoder, 0.2)
+    set_drop_path(encoder.blocks, 0.2)
     assert isinstance(encoder.blocks[0].drop_path1, torch.nn.Identity)
     last = encoder.blocks[1].drop_path2
     assert isinstance(last, DropPath)

@@ -15,13 +15,20 @@ from contramask.train.device import LaunchConfig
 from contramask.transfer import feature_cache, readout
 from contramask.transfer.attentive import AttentiveConfig
 from contramask.transfer.dense_probe import DenseProbeConfig
+from contramask.transfer.pictured import PicturesConfig, one_of_each
 from contramask.transfer.probe import ProbeConfig, run_probe
 from contramask.transfer.strict_linear import StrictLinearConfig
 from contramask.typed import ConfigError, parse, to_plain
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
 SHORT = ProbeConfig(
-    k=5, weight_decays=(1e-2, 1e-1), shots=(2,), label_shares=(), low_shot_splits=2, attentive=None
+    k=5,
+    weight_decays=(1e-2, 1e-1),
+    shots=(2,),
+    label_shares=(),
+    low_shot_splits=2,
+    attentive=None,
+    pictures=None,
 )
 ALL = replace(
     SHORT,
@@ -29,6 +36,7 @@ ALL = replace(
     attentive=AttentiveConfig(poolings=("ep", "cross"), epochs=1, pictures=3, queries=4),
     strict_linear=StrictLinearConfig(epochs=1, warmup_epochs=0, batch_size=48),
     dense=DenseProbeConfig(train_images=20, val_images=10, k=(1,), weight_decays=(1e-2,)),
+    pictures=PicturesConfig(looks=3, queries=2, neighbours=4),
 )
 
 
@@ -93,8 +101,14 @@ def _check_arrays(output: StageOutput, store: Store) -> None:
         assert np.array_equal(output.arrays[f"{method}/labels"], store["val"].labels)
         assert output.arrays[f"{method}/attention_ep"].shape == (3, 4, 4, 4)
         assert output.arrays[f"{method}/attention_cross"].shape == (3, 1, 4, 4)
+        rows = one_of_each(store["val"].labels, 3)
         shown = output.arrays[f"{method}/attention_images"]
-        assert np.array_equal(shown, store["val"].images[:3])
+        assert np.array_equal(shown, store["val"].images[rows])
+        assert output.arrays[f"{method}/look_attention"].shape == (3, 2, 4, 4)
+        assert output.arrays[f"{method}/look_colours"].shape == (3, 4, 4, 3)
+        assert np.array_equal(output.arrays[f"{method}/look_images"], shown)
+        assert output.arrays[f"{method}/near_images"].shape[:2] == (2, 4)
+        assert output.tables[f"{method}-near"]["rank"].tolist() == [1, 2, 3, 4] * 2
 
 
 def _check_facts(output: StageOutput, store: Store) -> None:
@@ -102,6 +116,8 @@ def _check_facts(output: StageOutput, store: Store) -> None:
     assert (output.facts["config"]["k"], output.facts["config"]["temperature"]) == (5, 0.07)
     assert output.facts["classes"] == store.manifest["classes"]
     assert output.facts["seconds"] >= 0
+    assert output.facts["versions"]["torch"]
+    assert output.facts["command"]
     chosen = output.facts["chosen"]["cmae"]
     assert chosen["mean"]["linear_weight_decay"] in ALL.weight_decays
     assert chosen["attentive ep"]["train_images"] == 96

@@ -1,10 +1,11 @@
 """The tables `contramask bench` prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from contramask.bench.inputs import OURS, InputTimes, input_ratios
 from contramask.bench.measure import Bench, Measured
 from contramask.bench.sizes import BenchConfig
 from contramask.bench.summary import (
@@ -18,6 +19,7 @@ from contramask.bench.summary import (
 from contramask.bench.variant import CHECK_TOLERANCE
 
 TABLE_WIDTH = 120  # characters the widest table needs
+_SHORT = dict(zip(OURS, ("device", "ring"), strict=True))
 
 
 def speed_table(bench: Bench, config: BenchConfig) -> Table:
@@ -72,6 +74,25 @@ def ratio_table(bench: Bench) -> Table:
     return table
 
 
+def input_table(times: Sequence[InputTimes], config: BenchConfig) -> Table:
+    """One row a way to get batches: speed, and how many times faster each of ours is."""
+    title = f"input, crops of {config.image_size} px, batch {config.batch_size}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("batches", no_wrap=True)
+    found = input_ratios(times)
+    heads = ["img/s", "img/cpu-s"]
+    for name in found:
+        heads += [f"{_SHORT[name]} is", "p10-p90", "by cpu"]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in times:
+        cells = [f"{Spread.of(rates).median:.0f}" for rates in (one.wall, one.cpu)]
+        for ratio in (r for of_ours in found.values() for r in of_ours if r.peer == one.name):
+            cells += [*_ratio_cells(ratio.wall), f"{ratio.cpu.median:.2f}x"]
+        table.add_row(one.name, *cells)
+    return table
+
+
 def _ratio_cells(spread: Spread) -> tuple[str, str]:
     return f"{spread.median:.2f}x", f"{spread.low:.2f}-{spread.high:.2f}"
 
@@ -79,13 +100,14 @@ def _ratio_cells(spread: Spread) -> tuple[str, str]:
 def machine_lines(whole: Mapping[str, Any]) -> str:
     """What the numbers were measured on and under."""
     machine = whole["machine"]
-    peaks = {name: Spread.of(rates).median / 1e9 for name, rates in whole["matmul_flops"].items()}
+    peaks = {n: Spread.of(r).median / 1e9 for n, r in whole.get("matmul_flops", {}).items()}
     found = ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items())
+    found = f"matmul peak in GFLOP/s: {found}; " if found else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     before, after = machine["load"]
     return (
         f"{machine['name']}; {machine['threads']} threads, OpenMP waiting "
         f"{machine['omp_wait_policy'].lower()}, {machine['allocator']}\n"
-        f"matmul peak in GFLOP/s: {found}; load {before:.1f} before, {after:.1f} after\n"
+        f"{found}load {before:.1f} before, {after:.1f} after\n"
         f"{versions}; revision {machine['code_revision']}, {machine['date']}"
     )

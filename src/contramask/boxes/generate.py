@@ -59,13 +59,14 @@ class _Finding:
     rule: RuleConfig | None
 
 
-def generate_boxes(store: Store, config: BoxConfig) -> BoxSet:
+def generate_boxes(store: Store, config: BoxConfig, parent: str | None = None) -> BoxSet:
     """One crop box for each train image, with evidence, quality and acceptance.
 
-    A set that fails the gates is returned with `accepted` False and logged as a warning. Raises
-    `ValueError` when `gt` is asked for and the data have no boxes, or an encoder's map without the
-    encoder (or, for `rec_err`, the decoder) it needs. Equal inputs, equal bytes; an encoder's maps
-    are so on processors of one kind.
+    `parent` is the id of the set that this one is to replace in a training. A set that fails the
+    gates is returned with `accepted` False and logged as a warning. Raises `ValueError` when `gt`
+    is asked for and the data have no boxes, or an encoder's map without the encoder (or, for
+    `rec_err`, the decoder) it needs. Equal inputs, equal bytes; an encoder's maps are so on
+    processors of one kind.
     """
     split = store["train"]
     truth = _truth(split)
@@ -77,7 +78,7 @@ def generate_boxes(store: Store, config: BoxConfig) -> BoxSet:
         finding = _without_maps(split, truth, config)
     if config.deal == "shuffled":
         finding = _dealt(finding)
-    facts = origin(store, config, finding.rule, bundle)
+    facts = origin(store, config, finding.rule, bundle) | {"parent": parent}
     return _judged(store, finding, truth, config, facts)
 
 
@@ -164,7 +165,7 @@ def _judged(
 ) -> BoxSet:
     """Complete the table, measure, judge, say so in the log, and put the set together."""
     split = store["train"]
-    size, crop = (split.height, split.width), config.crop
+    size, crop = (split.height, split.width), config.crops
     boxes = finding.table[CORNERS].to_numpy(dtype=np.float32)
     table = finding.table.assign(
         image_id=split.ids,

@@ -34,7 +34,7 @@ def origin(
         "checkpoint": None if bundle is None else _checkpoint(config, bundle),
         "deal": config.deal,
         "rule": None if rule is None else to_plain(rule),
-        "crop": to_plain(config.crop),
+        "crop": to_plain(config.crops),
         "gates": to_plain(config.gates),
         "on_alarm": config.on_alarm,
         "code_version": __version__,

@@ -24,6 +24,7 @@ from contramask.data.crops import (
     full_boxes,
     random_resized_crop,
 )
+from contramask.data.views import ViewConfig
 from contramask.draws import image_keys
 from contramask.typed import STRICT
 
@@ -51,6 +52,11 @@ class CropConfig:
     scale: ScaleRange = SCALE  # share of the image's area
     ratio: RatioRange = RATIO  # width / height
     alpha: float = Field(default=0.6, ge=0.05, le=2)  # of the Beta over the box; 1 = uniform
+
+    @classmethod
+    def of(cls, views: ViewConfig) -> "CropConfig":
+        """The crops of a pre-training with these views."""
+        return cls(views.crop_scale, views.crop_ratio, views.box_alpha)
 
 
 @dataclass(frozen=True)

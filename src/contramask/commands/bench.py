@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,43 @@ def run(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in names}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values["peers"] = tuple(name for name in options.peers.split(",") if name)
-    return _step(parse(BenchConfig, values, "bench"), options.json)
+    config = parse(BenchConfig, values, "bench")
+    if options.mode == "input":
+        return _input(config, options.json)
+    return _step(config, options.json)
+
+
+def _input(config: Any, out: Path | None) -> int:
+    import torch
+
+    from contramask.bench.inputs import input_record, run_inputs
+    from contramask.bench.summary import load_average, settings
+    from contramask.bench.table import input_table, machine_lines
+    from contramask.train.device import Machine
+    from contramask.typed import to_plain
+
+    if config.peers or config.method != "mae":
+        raise ValueError(
+            "--mode input compares ways to read and crop pictures, whatever trains on them; leave "
+            "--method and --peers out"
+        )
+    load = [load_average()]
+    with tempfile.TemporaryDirectory() as folder:
+        times = run_inputs(config, Path(folder))
+    processor = Machine(torch.device("cpu"), "fp32")
+    machine = settings(processor, [*load, load_average()])
+    whole = {**input_record(times, config), "config": to_plain(config), "machine": machine}
+    _show([input_table(times, config), machine_lines(whole)])
+    _write(out, whole)
+    return 0
 
 
 def _step(config: Any, out: Path | None) -> int:
-    import rich
-    from rich.console import Console
-
     from contramask.bench.measure import run_bench
     from contramask.bench.ours import fixed_batches, our_variants
     from contramask.bench.peers import peer_variants
     from contramask.bench.summary import failed, load_average, record
-    from contramask.bench.table import TABLE_WIDTH, machine_lines, ratio_table, speed_table
+    from contramask.bench.table import machine_lines, ratio_table, speed_table
     from contramask.bench.variant import CHECK_STEPS
     from contramask.train.device import LaunchConfig, pick_machine
 
@@ -57,15 +83,28 @@ def _step(config: Any, out: Path | None) -> int:
     variants = our_variants(config, machine, batches) + peer_variants(config, machine, batches)
     bench = run_bench(variants, machine, config.rounds)
     whole = record(bench, config, machine, [*load, load_average()])
-    # Narrow terminals wrap lines; that is better than numbers cut off.
-    console = Console(width=max(rich.get_console().width, TABLE_WIDTH))
-    for shown in (speed_table(bench, config), ratio_table(bench), machine_lines(whole)):
-        console.print(shown)
-    if out is not None:
-        out.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    _show([speed_table(bench, config), ratio_table(bench), machine_lines(whole)])
+    _write(out, whole)
     for one in failed(bench):
         sys.stderr.write(
             f"contramask bench: the loss of `{one.variant.name}` left that of "
             f"`{one.variant.reference}` within {CHECK_STEPS} steps; its speed does not count\n"
         )
     return 1 if failed(bench) else 0
+
+
+def _show(parts: list[Any]) -> None:
+    import rich
+    from rich.console import Console
+
+    from contramask.bench.table import TABLE_WIDTH
+
+    # Narrow terminals wrap lines; that is better than numbers cut off.
+    console = Console(width=max(rich.get_console().width, TABLE_WIDTH))
+    for part in parts:
+        console.print(part)
+
+
+def _write(out: Path | None, whole: dict[str, Any]) -> None:
+    if out is not None:
+        out.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")

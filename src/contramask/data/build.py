@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -21,8 +22,10 @@ from PIL import Image
 
 from contramask.data.config import DatasetConfig
 from contramask.data.index import data_card, index_row, index_table, problem_table
+from contramask.data.journal import Journal, build_key
 from contramask.data.packing import SplitWriter
 from contramask.data.prepare import Prepared, prepare
+from contramask.data.public_sets import with_files
 from contramask.data.readers import READERS
 from contramask.data.record import SPLITS, Source
 from contramask.data.sheet import contact_sheet
@@ -55,20 +58,20 @@ class BuiltDataset:
 def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     """Read the configured source and pack it into a store under `work`.
 
+    A call that was killed is continued there, unless configuration or files have changed.
     Unreadable images are skipped and listed. Raises `ValueError` when the source is missing or
     empty, when no train image is left, or when at least 20 images *and* more than
     `max_problem_share` of all are unreadable.
     """
+    config = with_files(config)
     began = time.perf_counter()
     source = READERS[config.source](config)
     folder = Path(work) / "store"
-    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
-    folder.mkdir(parents=True)
+    journal = Journal(Path(work) / "pieces", build_key(config, source))
+    journal.begin(folder)
     bytes_a_pixel = config.channels + bool(source.semantic_classes)
-    _check_room(
-        folder, len(source.records) * config.image_size[0] * config.image_size[1] * bytes_a_pixel
-    )
-    rows, writers = _pack(config, source, folder)
+    _check_room(folder, len(source.records) * math.prod(config.image_size) * bytes_a_pixel)
+    rows, writers = _pack(config, source, folder, journal)
     index = index_table(rows)
     counts = {name: writer.finish() for name, writer in writers.items()}
     _check_train(counts, index)
@@ -76,6 +79,7 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     manifest["data_hash"] = content_hash(folder, manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    journal.clear()
     store = Store.read_draft(folder)
     card = data_card(index, manifest, source.facts)
     sheet = contact_sheet(store["train"].images, config.seed)
@@ -94,7 +98,7 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
 
 
 def _pack(
-    config: DatasetConfig, source: Source, folder: Path
+    config: DatasetConfig, source: Source, folder: Path, journal: Journal
 ) -> tuple[list[tuple[Any, ...]], dict[str, SplitWriter]]:
     writers: dict[str, SplitWriter] = {
         name: SplitWriter(
@@ -106,21 +110,23 @@ def _pack(
         for name in SPLITS
         if source.splits.count(name)
     }
-    rows = []
-    skipped: list[Prepared] = []
-    total = len(source.records)
-    for image in track(_prepared(config, source), f"reading {source.name}", total):
+    rows = journal.restore(writers)
+    skipped = [(name, problem) for name, *_, is_ok, problem in rows if not is_ok]
+    total, done = len(source.records), len(rows)
+    images = _prepared(config, source, done)
+    for image in track(images, f"reading {source.name}", total, done):
         rows.append(index_row(image, source.classes))
         if image.facts is None:
-            skipped.append(image)
+            skipped.append((image.id, image.problem))
             _check_problems(config, skipped, total)
         else:
             writers[image.split].add(image)
+        journal.note(rows, writers)
     return rows, writers
 
 
-def _prepared(config: DatasetConfig, source: Source) -> Iterator[Prepared]:
-    """All images in the source's order, prepared by threads that run a little ahead."""
+def _prepared(config: DatasetConfig, source: Source, first: int) -> Iterator[Prepared]:
+    """The images from `first` on in the source's order, by threads that run a little ahead."""
     workers = config.workers or os.cpu_count() or 1
 
     def task(start: int) -> list[Prepared]:
@@ -132,7 +138,7 @@ def _prepared(config: DatasetConfig, source: Source) -> Iterator[Prepared]:
         # Pillow's own warnings (large image, odd EXIF) would name no file; our table does.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-        for start in range(0, len(source.records), _TASK):
+        for start in range(first, len(source.records), _TASK):
             pending.append(pool.submit(task, start))
             if len(pending) > 2 * workers:
                 yield from pending.popleft().result()
@@ -151,11 +157,11 @@ def _single_opencv() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _check_problems(config: DatasetConfig, skipped: list[Prepared], total: int) -> None:
+def _check_problems(config: DatasetConfig, skipped: list[tuple[str, str]], total: int) -> None:
     allowed = config.max_problem_share * total
     if len(skipped) < TOLERATED_PROBLEMS or len(skipped) <= allowed:
         return
-    listing = _listing((image.id, image.problem) for image in skipped)
+    listing = _listing(skipped)
     raise ValueError(
         f"{len(skipped)} of {total} images cannot be used so far, more than the allowed share"
         f" {config.max_problem_share:g}; repair or remove them, or raise"

@@ -1,8 +1,10 @@
 """Colour jitter, greyscale and blur for whole batches, each image with draws of its own.
 
 torchvision's definitions (brightness, contrast, saturation, hue in random order, each clamped),
-without a loop: the first three are x * a + (1 - a) * reference and take their place in the order
-by being neutral elsewhere; only hue needs a trip to HSV, once.
+without a loop over images. On accelerators all images take the same way: brightness, contrast and
+saturation are x * a + (1 - a) * reference and take their place in the order by being neutral
+elsewhere. A processor pays for what is neutral, so there images that share an order go together,
+and only those that are changed go at all; the results are the same.
 """
 
 from typing import Annotated
@@ -11,6 +13,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torch.nn import functional
 
 from contramask.draws import uniform
 from contramask.typed import STRICT
@@ -46,18 +49,43 @@ def alter_colours(
 ) -> Tensor:
     """Jitter, greyscale, blur, then solarise float images (B, C, H, W) in 0..255."""
     draws = uniform(key, stream + 32, 14)
-    images = pixels / 255
+    low, high = (sigma * max(size) / 224 for sigma in config.blur_sigma)
+    sigma = low + (high - low) * draws[:, 3]
+    if pixels.device.type == "cpu":
+        return _alter_picked(pixels / 255, config, draws, sigma).mul_(255)
+    return _alter_all(pixels / 255, config, draws, sigma) * 255
+
+
+def _alter_all(images: Tensor, config: ColourConfig, draws: Tensor, sigma: Tensor) -> Tensor:
+    """Compute every change for every image, keep what was drawn: nothing waits for the host."""
     images = torch.where(_pick(draws[:, 0], config.jitter), _jitter(images, config, draws), images)
     if images.shape[1] == 3:
         grey = _greyscale(images).expand_as(images)
         images = torch.where(_pick(draws[:, 1], config.grey), grey, images)
-    low, high = (sigma * max(size) / 224 for sigma in config.blur_sigma)
-    sigma = low + (high - low) * draws[:, 3]
     images = torch.where(_pick(draws[:, 2], config.blur), _blur(images, sigma), images)
     bright = images >= _SOLARISE_FROM
     solar = torch.where(bright, 1 - images, images)
-    images = torch.where(_pick(draws[:, 13], config.solarise), solar, images)
-    return images * 255
+    return torch.where(_pick(draws[:, 13], config.solarise), solar, images)
+
+
+def _alter_picked(images: Tensor, config: ColourConfig, draws: Tensor, sigma: Tensor) -> Tensor:
+    """The same in place, images of one order together; those a change was not drawn for rest."""
+    order = draws[:, 9:13].argsort(dim=1)
+    number = (order * torch.tensor([64, 16, 4, 1])).sum(dim=1)
+    jittered = draws[:, 0] < config.jitter
+    for one in set(number[jittered].tolist()):
+        ids = (jittered & (number == one)).nonzero()[:, 0]
+        images[ids] = _jitter_in_order(images[ids], config, draws[ids], order[ids[0]].tolist())
+    if images.shape[1] == 3:
+        ids = (draws[:, 1] < config.grey).nonzero()[:, 0]
+        images[ids] = _greyscale(images[ids]).expand(-1, 3, -1, -1)
+    ids = (draws[:, 2] < config.blur).nonzero()[:, 0]
+    if len(ids):
+        images[ids] = _blur_near(images[ids], sigma[ids])
+    ids = (draws[:, 13] < config.solarise).nonzero()[:, 0]
+    bright = images[ids]
+    images[ids] = torch.where(bright >= _SOLARISE_FROM, 1 - bright, bright)
+    return images
 
 
 def _pick(draw: Tensor, probability: float) -> Tensor:
@@ -69,6 +97,29 @@ def _greyscale(images: Tensor) -> Tensor:
         return images.mean(dim=1, keepdim=True)
     weights = torch.tensor(_GREY, device=images.device).reshape(1, 3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
+
+
+def _jitter_in_order(
+    images: Tensor, config: ColourConfig, draws: Tensor, order: list[int]
+) -> Tensor:
+    """The four changes of `_jitter`, in the one order all these images share."""
+    strength = torch.tensor([config.brightness, config.contrast, config.saturation])
+    factors = (1 + strength * (2 * draws[:, 4:7] - 1))[..., None, None, None]  # (B, 3, 1, 1, 1)
+    colourful = images.shape[1] == 3
+    for change in order:
+        if change == _HUE:
+            if colourful and config.hue > 0:
+                images = _shift_hue(images, config.hue * (2 * draws[:, 7] - 1))
+            continue
+        factor = factors[:, change]
+        if change == _BRIGHTNESS:
+            images = (images * factor).clamp_(0, 1)
+        elif change == _CONTRAST:
+            level = _greyscale(images).mean(dim=(2, 3), keepdim=True)
+            images = (images * factor).add_((1 - factor) * level).clamp_(0, 1)
+        elif colourful:
+            images = (images * factor).add_((1 - factor) * _greyscale(images)).clamp_(0, 1)
+    return images
 
 
 def _jitter(images: Tensor, config: ColourConfig, draws: Tensor) -> Tensor:
@@ -106,22 +157,43 @@ def _linear_change(images: Tensor, change: Tensor, factor: Tensor, active: Tenso
 
 def _shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Rotate the hue of RGB images in [0, 1] by `shift` (B,) turns."""
-    high, low = images.amax(dim=1), images.amin(dim=1)
+    red, green, blue = images.unbind(dim=1)
+    high, low = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)
     spread = high - low
     safe = spread.clamp_min(1e-8)
-    red, green, blue = images.unbind(dim=1)
     hue = torch.where(
         high == red,
         (green - blue) / safe,
         torch.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
-    hue = hue / 6 + shift[:, None, None]
+    hue = hue + 6 * shift[:, None, None]  # sixths of a turn
+    hue = hue - 6 * (hue / 6).floor()
     # Each channel follows the same trapezoid over the hue circle, a third of a turn apart.
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = (offset + hue * 6) % 6
-        channels.append(high - spread * torch.minimum(k, 4 - k).clamp(0, 1))
+    red, green, blue = (hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs()
+    channels = [torch.addcmul(low, spread, share.clamp_(0, 1)) for share in (red, green, blue)]
     return torch.stack(channels, dim=1)
+
+
+def _blur_near(images: Tensor, sigma: Tensor) -> Tensor:
+    """`_blur` by convolution: weights beyond six sigma are below what float32 tells apart."""
+    count, channels, rows, cols = images.shape
+    reach = int(6 * float(sigma.max())) + 1
+    place = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-(place**2) / (2 * sigma[:, None] ** 2))  # (B, K)
+    kernels = kernel.repeat_interleave(channels, dim=0)[:, None, None]  # (B * C, 1, 1, K)
+    groups = count * channels
+    flat = images.reshape(1, groups, rows, cols)
+    flat = functional.conv2d(flat, kernels, padding=(0, reach), groups=groups)
+    flat = functional.conv2d(flat, kernels.mT, padding=(reach, 0), groups=groups)
+    row_sums, col_sums = (_sums_inside(kernel, length) for length in (rows, cols))
+    return flat.reshape(images.shape) / (row_sums[:, None, :, None] * col_sums[:, None, None])
+
+
+def _sums_inside(kernel: Tensor, length: int) -> Tensor:
+    """The sums of kernels (B, K) laid on each place of a line, without what sticks out: (B, L)."""
+    line = torch.ones(1, len(kernel), length)
+    reach = kernel.shape[1] // 2
+    return functional.conv1d(line, kernel[:, None], padding=reach, groups=len(kernel))[0]
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -88,6 +88,9 @@ SourceName = Literal[
     "oxford_pets",
     "webdataset",
     "huggingface",
+    "imagenette",
+    "cifar10",
+    "cifar100",
 ]
 _TABLES = ("manifest", "huggingface")
 #: Keys that only some sources have a use for.
@@ -114,8 +117,11 @@ class DatasetConfig:
 
     #: `digit_scenes` needs no files; the others read `root`, and `contramask inspect` says which.
     source: SourceName = "digit_scenes"
-    #: Folder (or zip, table or tar file) of the source; read only, never written to.
+    #: Folder (or zip, table or tar file) of the source; read only, never written to. null with
+    #: imagenette, tiny_imagenet, cifar10, cifar100, oxford_pets or voc: that set is downloaded.
     root: Path | None = None
+    #: Where sets are downloaded to, each into a folder of its name.
+    downloads: Path = Path("data/01_raw")
     #: `folders` takes the folder under root (or under root/train, root/val) as the class.
     labels: Literal["none", "folders"] = "none"
     #: coco: the instances file, or the folder of such files; null looks for them.

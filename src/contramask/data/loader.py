@@ -71,13 +71,20 @@ class ImageLoader:
         self.steps_per_epoch = len(images) // batch_size
         self.boxes = None if boxes is None else torch.tensor(boxes, device=device)
 
+    @property
+    def advice(self) -> str:
+        """What to do when training waits for these batches."""
+        if self.device.type == "cpu":
+            return (
+                "the views are made between two steps by the processor that trains; smaller "
+                "views or fewer colour changes (views.colour) cost less, an accelerator makes them "
+                "beside its work"
+            )
+        return "reading is too slow: put the store on a local disk, or where memory can hold it"
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
-        order = epoch_order(len(self.images), self.seed, epoch)
-        starts = range(
-            start * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size
-        )
-        parts = [order[s : s + self.batch_size] for s in starts]
+        parts = self._parts(epoch, start)
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting: Future[np.ndarray] | None = None
             for number, indices in enumerate(parts):
@@ -85,6 +92,14 @@ class ImageLoader:
                 if number + 1 < len(parts):
                     waiting = reader.submit(self.images.__getitems__, parts[number + 1])
                 yield self._batch(indices, fetched, epoch)
+
+    def _parts(self, epoch: int, start: int) -> list[np.ndarray]:
+        """Row numbers of each batch of an epoch from step `start` on."""
+        order = epoch_order(len(self.images), self.seed, epoch)
+        starts = range(
+            start * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size
+        )
+        return [order[s : s + self.batch_size] for s in starts]
 
     def _batch(self, indices: np.ndarray, pixels: np.ndarray, epoch: int) -> Batch:
         index = torch.from_numpy(indices).to(self.device)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ class SplitWriter:
 
     `shape` (N, H, W, C) has room for the most images that can come; `has_semantic` and
     `has_instances` say which annotations the source has. `histogram` (C, 256) counts pixels by
-    channel and value.
+    channel and value. Files of this shape that lie in `folder` are gone on with (`restore`).
     """
 
     def __init__(
@@ -28,16 +30,17 @@ class SplitWriter:
         has_semantic: bool,
         has_instances: bool,
     ) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.has_instances = folder, has_instances
-        self.images = _create(folder / "images.npy", shape)
+        self.images = _opened(folder / "images.npy", shape)
         self.semantic = None
         if has_semantic:
-            self.semantic = _create(folder / "semantic.npy", shape[:3])
+            self.semantic = _opened(folder / "semantic.npy", shape[:3])
         self.ids: list[str] = []
         self.labels: list[int] = []
-        self.instances: list[dict[str, object]] = []
+        self.instances: list[dict[str, Any]] = []
         self.histogram = np.zeros((shape[3], 256), dtype=np.int64)
+        self._parted = (0, 0, self.histogram.copy())  # images, instances, histogram in parts
 
     def add(self, image: Prepared) -> None:
         """Append one readable image."""
@@ -49,6 +52,47 @@ class SplitWriter:
         self.ids.append(image.id)
         self.labels.append(image.label)
         self.histogram += image.histogram
+
+    def part(self) -> dict[str, Any]:
+        """What was added since the last call, as plain values, once its pixels are on the disk."""
+        self.images.flush()
+        if self.semantic is not None:
+            self.semantic.flush()
+        images, instances, histogram = self._parted
+        part = {
+            "rows": [images, len(self.ids)],
+            "checksum": self._checksum(images, len(self.ids)),
+            "ids": self.ids[images:],
+            "labels": self.labels[images:],
+            "instances": self.instances[instances:],
+            "histogram": (self.histogram - histogram).tolist(),
+        }
+        self._parted = (len(self.ids), len(self.instances), self.histogram.copy())
+        return part
+
+    def holds(self, part: dict[str, Any]) -> bool:
+        """Whether the pixels of a part, which must be the next, are in the files."""
+        first, last = part["rows"]
+        fits = first == len(self.ids) and first <= last <= len(self.images)
+        return bool(fits and self._checksum(first, last) == part["checksum"])
+
+    def restore(self, part: dict[str, Any]) -> None:
+        """Take over what `part` returned in a build that was stopped."""
+        self.ids += part["ids"]
+        self.labels += part["labels"]
+        self.instances += part["instances"]
+        self.histogram += np.array(part["histogram"], dtype=np.int64)
+        self._parted = (len(self.ids), len(self.instances), self.histogram.copy())
+
+    def _checksum(self, first: int, last: int) -> int:
+        found = 0
+        for array in (self.images, self.semantic):
+            if array is None:
+                continue
+            for start in range(first, last, _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, last)
+                found = zlib.crc32(np.ascontiguousarray(array[start:stop]).data, found)
+        return found
 
     def finish(self) -> int:
         """Flush, cut off unused rows and return the number of images; none leaves no folder."""
@@ -74,7 +118,14 @@ class SplitWriter:
         return count
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+def _opened(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """The file of an earlier build if it has this shape, else a new one."""
+    try:
+        there = np.lib.format.open_memmap(path, mode="r+")
+        if there.shape == shape and there.dtype == np.uint8:
+            return there
+    except (OSError, ValueError, EOFError):  # none, or none that is whole: then a new one
+        path.unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 

@@ -104,8 +104,14 @@ class StoreSplit:
 
     def _check_instances_exist(self) -> None:
         path = self.folder / "instances.parquet"
-        if self.manifest["instance_classes"] and not path.is_file():
+        if not self.manifest["instance_classes"]:
+            return
+        if not path.is_file():
             raise ValueError(f"{path} is missing; {_REBUILD}")
+        with path.open("rb") as stream:
+            stream.seek(-min(4, path.stat().st_size), os.SEEK_END)
+            if stream.read() != b"PAR1":  # how every whole parquet file ends
+                raise ValueError(f"{path} is cut off; {_REBUILD}")
 
 
 class Store:
@@ -175,6 +181,15 @@ class Store:
     def data_hash(self) -> str:
         """Hash of everything in the store, 16 hex digits."""
         return str(self.manifest["data_hash"])
+
+    def verify(self) -> None:
+        """Read everything; raises `ValueError` unless it is what the store was built with."""
+        found = content_hash(self.folder, self.manifest)
+        if found != self.data_hash:
+            raise ValueError(
+                f"{self.folder} was changed after it was built: its content hashes to {found}, its"
+                f" manifest says {self.data_hash}; {_REBUILD}"
+            )
 
     def write(self, folder: Path) -> None:
         """Put the store at `folder`, replacing what is there; readers see the old or the new one.

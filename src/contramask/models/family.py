@@ -3,6 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
+from timm.layers.drop import DropPath
+from torch import nn
+
 from contramask.models.beit import BeitConfig, BeitEncoder, build_beit
 from contramask.models.encoder import EncoderConfig, VisionEncoder, build_encoder
 from contramask.typed import parse
@@ -51,3 +54,11 @@ def for_tuning(encoder: Encoder) -> Encoder:
     copy = encoder.resized(encoder.image_size)
     copy.pos_embed.requires_grad_(True)
     return copy
+
+
+def set_drop_path(blocks: nn.Sequential | nn.ModuleList, rate: float) -> None:
+    """Stochastic depth rising linearly from 0 to `rate` over an encoder's blocks."""
+    for number, block in enumerate(blocks):
+        probability = rate * number / max(len(blocks) - 1, 1)
+        block.drop_path1 = DropPath(probability) if probability else nn.Identity()
+        block.drop_path2 = DropPath(probability) if probability else nn.Identity()

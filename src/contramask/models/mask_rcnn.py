@@ -1,8 +1,8 @@
 """Mask R-CNN on a plain Vision Transformer, after ViTDet (2203.16527), from torchvision's parts.
 
-What differs from ViTDet in detectron2: smooth L1 (beta 1/9) where ViTDet uses plain L1, global
-attention in every block, no relative position bias. Regions are pooled with aligned corners there
-and here.
+With `window` and `cascade` it is ViTDet's own detector. What still differs from detectron2:
+smooth L1 (beta 1/9) where ViTDet uses plain L1. Regions are pooled with aligned corners there and
+here.
 """
 
 from math import floor
@@ -17,10 +17,16 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from contramask.models.cascade import OVERLAPS, WEIGHTS, BoxPredictor, CascadeRoIHeads
+from contramask.models.encoder import VisionEncoder
 from contramask.models.family import Encoder
 from contramask.models.pyramid import SimplePyramid
 from contramask.models.regions import AlignedRoIPool, StrideAnchors
+from contramask.models.windowed import WindowedEncoder, even_blocks
 from contramask.typed import STRICT
+
+#: What a detector looks through: an encoder of either family, or one with windowed attention.
+Backbone = Encoder | WindowedEncoder
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,6 +37,12 @@ class DetectorConfig:
     patch grid, `anchor_strides` the side of an anchor in strides of its level.
     """
 
+    #: Side in patches of the windows most blocks attend in; null: every block sees all patches.
+    window: int | None = Field(default=None, ge=1)  # 14
+    #: 0-based blocks that see all patches under `window`; null = four, evenly spaced.
+    global_blocks: tuple[int, ...] | None = None  # 2, 5, 8, 11 of 12
+    rel_pos: bool = True  # decomposed relative positions under `window`, zero at the start
+    cascade: bool = False  # three box heads, each starting where the one before it ended
     scales: tuple[float, ...] = (2.0, 1.0, 0.5)  # 4, 2, 1, 0.5
     channels: int = Field(default=32, ge=8)  # 256
     anchor_strides: float = Field(default=4.0, gt=0)  # 8: 32 px at stride 4
@@ -73,7 +85,7 @@ class FasterRCNN(nn.Module):
     targets and detections, label 0 is background and object labels start at 1.
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int, config: DetectorConfig) -> None:
+    def __init__(self, encoder: Backbone, num_classes: int, config: DetectorConfig) -> None:
         super().__init__()
         self.encoder = encoder
         self.num_classes = num_classes
@@ -115,7 +127,7 @@ class FasterRCNN(nn.Module):
 class MaskRCNN(FasterRCNN):
     """`FasterRCNN` with a mask branch (1703.06870): 2 x 14 px masks inside each box."""
 
-    def __init__(self, encoder: Encoder, num_classes: int, config: DetectorConfig) -> None:
+    def __init__(self, encoder: Backbone, num_classes: int, config: DetectorConfig) -> None:
         super().__init__(encoder, num_classes, config)
         width = config.channels
         self.roi_heads.mask_roi_pool = AlignedRoIPool(self.strides[:-1], 14)
@@ -152,23 +164,47 @@ def _build_rpn(strides: tuple[int, ...], config: DetectorConfig) -> RegionPropos
     )
 
 
+def windowed(encoder: Encoder, config: DetectorConfig) -> Backbone:
+    """The encoder with the attention `config.window` asks for, as it is where that is null.
+
+    Raises `ValueError` for BEiT, whose biases belong to the whole grid.
+    """
+    if config.window is None:
+        return encoder
+    if not isinstance(encoder, VisionEncoder):
+        raise ValueError(
+            "detection.detector.window needs a plain Vision Transformer, and this encoder is a "
+            "BEiT (conmim); set it to null"
+        )
+    chosen = config.global_blocks
+    blocks = even_blocks(len(encoder.blocks)) if chosen is None else chosen
+    return WindowedEncoder(encoder, config.window, blocks, config.rel_pos)
+
+
 def _build_roi_heads(
     strides: tuple[int, ...], num_classes: int, config: DetectorConfig
 ) -> RoIHeads:
     width = config.channels
-    head = FastRCNNConvFCHead(
-        (width, 7, 7), [width] * config.box_convs, [config.box_hidden], norm_layer=LayerNorm2d
-    )
-    return RoIHeads(
-        AlignedRoIPool(strides, 7),
-        head,
-        _Float32Predictor(config.box_hidden, num_classes + 1),
-        fg_iou_thresh=0.5,
-        bg_iou_thresh=0.5,
-        batch_size_per_image=config.roi_samples,
-        positive_fraction=0.25,
-        bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
-        score_thresh=config.score_threshold,
-        nms_thresh=0.5,
-        detections_per_img=config.max_detections,
-    )
+    stages = len(OVERLAPS) if config.cascade else 1
+    heads = [
+        FastRCNNConvFCHead(
+            (width, 7, 7), [width] * config.box_convs, [config.box_hidden], norm_layer=LayerNorm2d
+        )
+        for _ in range(stages)
+    ]
+    settings = {
+        "box_roi_pool": AlignedRoIPool(strides, 7),
+        "fg_iou_thresh": 0.5,
+        "bg_iou_thresh": 0.5,
+        "batch_size_per_image": config.roi_samples,
+        "positive_fraction": 0.25,
+        "bbox_reg_weights": WEIGHTS[0],
+        "score_thresh": config.score_threshold,
+        "nms_thresh": 0.5,
+        "detections_per_img": config.max_detections,
+    }
+    if config.cascade:
+        predictors = [BoxPredictor(config.box_hidden, num_classes + 1) for _ in range(stages)]
+        return CascadeRoIHeads(heads, predictors, settings)
+    predictor = _Float32Predictor(config.box_hidden, num_classes + 1)
+    return RoIHeads(box_head=heads[0], box_predictor=predictor, **settings)

@@ -64,6 +64,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """One dot: place, the number of its variant, half its interval (chart units), its name."""
+
+    x: float
+    y: float
+    series: int
+    reach: float = 0.0
+    text: str = ""
+    text_y: float = 0.0
+    anchor: str = "start"
+
+
+@dataclass(frozen=True)
 class Panel:
     """One chart of several lines; `alt` says in words what it shows."""
 
@@ -74,6 +87,10 @@ class Panel:
     y_ticks: tuple[Tick, ...]
     lines: tuple[Line, ...]
     alt: str
+    marks: tuple[Mark, ...] = ()
+    guide: str = ""  # path of a line to compare with
+    guide_text: str = ""
+    guide_y: float = 0.0  # of its text
 
 
 @dataclass(frozen=True)
@@ -144,8 +161,8 @@ def _panel(
     title, note = TERMS.get(term, (term.replace("_", " ").capitalize(), ""))
     every = np.concatenate(list(points.values()))
     (x_low, y_low), (x_high, y_high) = every.min(axis=0), every.max(axis=0)
-    x_ticks, x_low, x_high = _ticks(x_low, x_high, LEFT, RIGHT)
-    y_ticks, y_low, y_high = _ticks(y_low, y_high, BOTTOM, TOP)
+    x_ticks, x_low, x_high = ticks(x_low, x_high, LEFT, RIGHT)
+    y_ticks, y_low, y_high = ticks(y_low, y_high, BOTTOM, TOP)
     lines = []
     for experiment, pairs in points.items():
         xs = LEFT + (pairs[:, 0] - x_low) / (x_high - x_low) * (RIGHT - LEFT)
@@ -169,7 +186,7 @@ def _thin(x: pd.Series, y: pd.Series) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2)
 
 
-def _ticks(low: float, high: float, start: float, end: float) -> tuple[list[Tick], float, float]:
+def ticks(low: float, high: float, start: float, end: float) -> tuple[list[Tick], float, float]:
     """Round tick values inside an axis that reaches a little beyond `low` and `high`, its ends."""
     pad = 0.03 * (high - low)
     if pad < 1e-12 * max(abs(high), 1e-3):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from contramask.report import charts, figures
+from contramask.report import charts, figures, looks
 from contramask.report.figures import Picture
 from contramask.report.sections import Owner, firsts, owners
 from contramask.report.tables import Stage
@@ -15,6 +15,8 @@ from contramask.report.tables import Stage
 TILES = (128, 96, 64, 48)
 #: Boxes drawn in one picture of a detection, the surest ones.
 MAX_BOXES = 8
+#: Mistakes of a classifier that are shown, the surest ones.
+MAX_MISTAKES = 6
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,20 @@ class Gallery:
     reconstructions: tuple[Picture, ...]
     tokens: tuple[Picture, ...]
     boxes: tuple[Picture, ...]
+    looks: tuple[Picture, ...]
+    nearest: tuple[Picture, ...]
+    mistakes: tuple[tuple[str, tuple[Picture, ...]], ...]  # variant, its mistakes
     segmentations: tuple[Picture, ...]
     detections: tuple[Picture, ...]
 
     def pictures(self) -> list[Picture]:
-        """All pictures, in the order of the page."""
-        return [picture for part in fields(self) for picture in getattr(self, part.name)]
+        """All pictures of the page."""
+        return [*self.sheets(), *(picture for _, own in self.mistakes for picture in own)]
+
+    def sheets(self) -> list[Picture]:
+        """Those that show several images and can stand alone, in the order of the page."""
+        parts = [getattr(self, part.name) for part in fields(self) if part.name != "mistakes"]
+        return [picture for part in parts for picture in part]
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,9 @@ def _draw(material: Material, tile: int) -> Gallery:
         reconstructions=tuple(_reconstructions(material, tile)),
         tokens=tuple(_tokens(material, tile)),
         boxes=tuple(figures.box_pictures(material.preview, material.count, tile)),
+        looks=tuple(_looks(material, tile)),
+        nearest=tuple(_nearest(material, 3 * tile // 4)),
+        mistakes=tuple(_mistakes(material, tile)),
         segmentations=tuple(_segmentations(material, tile)),
         detections=tuple(_detections(material, 5 * tile // 4)),
     )
@@ -131,6 +144,30 @@ def _previews(
             title = f"{variant}, {experiment}" if variant != experiment else variant
             previews.append((experiment, title, found))
     return previews
+
+
+def _looks(material: Material, tile: int) -> list[Picture]:
+    owners = material.owners("probe")
+    drawn = (looks.look_pictures(owners, kind, material.count, tile) for kind in looks.KINDS)
+    return [picture for pictures in drawn for picture in pictures]
+
+
+def _nearest(material: Material, tile: int) -> list[Picture]:
+    drawn = [
+        looks.near_picture(owner, material.names("classes", owner.stage), material.count, tile)
+        for owner in material.owners("probe")
+    ]
+    return [picture for picture in drawn if picture is not None]
+
+
+def _mistakes(material: Material, tile: int) -> list[tuple[str, tuple[Picture, ...]]]:
+    found = []
+    for owner in material.owners("finetune"):
+        names = material.names("classes", owner.stage)
+        drawn = looks.mistakes(owner, names, MAX_MISTAKES, tile)
+        if drawn:
+            found.append((owner.variant, tuple(drawn)))
+    return found
 
 
 def _segmentations(material: Material, tile: int) -> list[Picture]:
@@ -205,6 +242,23 @@ def finetuning_curves(material: Material) -> dict[str, pd.DataFrame]:
     """Variant -> its first curve of fine-tuning."""
     tables = {owner.variant: owner.tables() for owner in material.owners("finetune")}
     return {variant: found["curve"] for variant, found in tables.items() if "curve" in found}
+
+
+def calibrations(material: Material) -> dict[str, pd.DataFrame]:
+    """Variant -> how sure its fine-tuned classifier was and how often it was right, by bins."""
+    tables = {owner.variant: owner.tables() for owner in material.owners("finetune")}
+    return {name: found["calibration"] for name, found in tables.items() if "calibration" in found}
+
+
+def calibration_errors(material: Material) -> dict[str, float]:
+    """Variant -> the first measured calibration error of its fine-tuned classifier, percent."""
+    errors = {}
+    for owner in material.owners("finetune"):
+        rows = owner.stage.output.rows
+        own = rows[(rows["metric"] == "finetune_ece") & (rows["method"] == owner.key)]
+        if len(own):
+            errors[owner.variant] = float(own["value"].iloc[0])
+    return errors
 
 
 def class_tables(material: Material) -> dict[str, dict[str, pd.DataFrame]]:

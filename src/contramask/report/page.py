@@ -15,7 +15,19 @@ from markupsafe import Markup
 from pydantic import Field
 from pydantic.dataclasses import dataclass as typed
 
-from contramask.report import cards, charts, gallery, notes, provenance, sections, tables, verdict
+from contramask.report import (
+    cards,
+    charts,
+    fairness,
+    gallery,
+    looks,
+    notes,
+    provenance,
+    scatter,
+    sections,
+    tables,
+    verdict,
+)
 from contramask.typed import STRICT
 
 #: base64 makes 4 bytes out of 3; what is left of the page besides pictures is about a tenth.
@@ -28,6 +40,7 @@ class ReportConfig:
 
     title: str = ""  # empty: made from the data's name
     readout: Literal["mean", "cls"] = "mean"  # which features the main table shows
+    baseline: str = "mae"  # method to which the others' differences are shown, paired by seed
     noise_points: float = Field(
         default=2.0, gt=0
     )  # single runs differ by this much at least by chance
@@ -96,11 +109,12 @@ def build_report(inputs: ReportInputs, config: ReportConfig) -> Report:
         "box_quality": cards.box_quality(manifest or {}),
         "box_truth": "truth" in preview and bool(np.isfinite(preview["truth"]).any()),
         **_results(rows, inputs.card, config, gathered),
+        **_fairness(rows, material, config),
         **_training(rows, material),
         **_transfer(material),
         **_provenance(rows, gathered.stages),
     }
-    found = {picture.name: picture.png for picture in pictures.pictures()}
+    found = {picture.name: picture.png for picture in pictures.sheets()}
     return Report(_render(context), results, found)
 
 
@@ -167,6 +181,27 @@ def _results(
     }
 
 
+def _fairness(
+    rows: pd.DataFrame, material: gallery.Material, config: ReportConfig
+) -> dict[str, Any]:
+    """What was spent, and the scores at equal epochs and at equal compute."""
+    costs = fairness.pretraining_costs(rows, material.stages, material.variants, material.order)
+    measured = tables.main_tables(rows, config.readout)
+    return {
+        "spent": fairness.cost_table(costs),
+        "fair_remarks": fairness.remarks(costs),
+        "equals": [t for table in measured for t in fairness.equal_tables(costs, table)],
+        "score_panels": [
+            p for table in measured for p in fairness.score_panels(costs, table, material.order)
+        ],
+        "baselines": [
+            found
+            for table in measured
+            if (found := fairness.baseline_table(table, config.baseline)) is not None
+        ],
+    }
+
+
 def _training(rows: pd.DataFrame, material: gallery.Material) -> dict[str, Any]:
     """What pre-training was planned to be, what it cost, and its curves."""
     first = sections.firsts(material.stages, "pretrain", material.variants)
@@ -188,7 +223,13 @@ def _training(rows: pd.DataFrame, material: gallery.Material) -> dict[str, Any]:
 def _transfer(material: gallery.Material) -> dict[str, Any]:
     """Charts of the transfer tasks: features, confusions, fine-tuning curves, tables by class."""
     curves = gallery.finetuning_curves(material)
+    probed = material.owners("probe")
+    names = material.names("classes", probed[0].stage) if probed else []
     return {
+        "concentration": looks.concentration(probed),
+        "near_table": looks.near_table(probed, names),
+        "calibration": scatter.calibration_panel(gallery.calibrations(material), material.order),
+        "calibration_errors": gallery.calibration_errors(material),
         "dots": gallery.dots(material),
         "confusions": gallery.confusions(material),
         "finetune_panels": charts.curve_panels(curves, {n: n for n in curves}, material.order),
@@ -205,6 +246,7 @@ def _provenance(rows: pd.DataFrame, stages: Sequence[tables.Stage]) -> dict[str,
     return {
         "experiments": provenance.experiment_table(rows) if len(rows) else None,
         "stages": provenance.stage_table(stages) if stages else None,
+        "runs": provenance.run_links(stages),
         "commands": provenance.plain_facts(stages, "command"),
         "versions": provenance.plain_facts(stages, "versions"),
         "configs": provenance.plain_facts(stages, "config"),
@@ -220,10 +262,14 @@ def _render(context: dict[str, Any]) -> str:
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["signed"] = verdict.signed
-    return environment.from_string(_read("report.html"))
+    return environment.get_template("report.html")
 
 
 def _read(name: str) -> str:

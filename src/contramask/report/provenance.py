@@ -51,20 +51,43 @@ def experiment_table(rows: pd.DataFrame) -> Table:
     """Which code and configuration made the numbers, one row an experiment."""
     names = ["experiment", "method", "seed", "encoder", "config_hash", "code_revision", "date"]
     own = rows[names].groupby("experiment", as_index=False).agg(lambda v: in_words(sorted(set(v))))
+    own["code_revision"] = own["code_revision"].map(revision_in_words)
     return frame_table("Where the numbers come from", own[names])
+
+
+def revision_in_words(revision: str) -> str:
+    """`abc+` as "abc with local changes": files differed from what was committed."""
+    return revision.replace("+", " with local changes")
+
+
+def run_links(stages: Sequence[Stage]) -> list[tuple[str, str, str]]:
+    """(stage, what to call its tracked run, its address or nothing) of stages that note a run.
+
+    Only addresses of the web are linked: a page may be handed on, and must not run anything.
+    """
+    links = []
+    for stage in stages:
+        address, number = (str(stage.output.facts.get(key) or "") for key in ("run_url", "run_id"))
+        if address or number:
+            linked = address if address.startswith(("http://", "https://")) else ""
+            links.append((f"{stage.experiment}/{stage.task}", number or address, linked))
+    return links
 
 
 def stage_table(stages: Sequence[Stage]) -> Table:
     """Which machine ran which stage for how long."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     place = {task: number for number, task in enumerate(TASK_TITLES)}
     for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
         facts = {**(stage.output.facts.get("plan") or {}), **stage.output.facts}
         seconds = facts.get("seconds")
         took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
         machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
-        lines.append((stage.experiment, task_title(stage.task), took, machine))
-    heads = ("Experiment", "Stage", "Seconds", "Machine")
+        finished = in_words(facts.get("finished")).replace("T", " ").removesuffix("+00:00")
+        lines.append((stage.experiment, task_title(stage.task), took, finished, machine))
+    heads: tuple[str, ...] = ("Experiment", "Stage", "Seconds", "Finished (UTC)", "Machine")
+    if all(line[3] == in_words(None) for line in lines):  # made before stages noted it
+        heads, lines = heads[:3] + heads[4:], [line[:3] + line[4:] for line in lines]
     return Table("Stages, their time and their machine", heads, tuple(lines))
 
 
@@ -74,6 +97,14 @@ def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:
     for stage in stages:
         value = stage.output.facts.get(key)
         if value:
-            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True)
-            texts.setdefault(text, []).append(f"{stage.experiment}/{stage.task}")
+            texts.setdefault(_as_text(value), []).append(f"{stage.experiment}/{stage.task}")
     return [(in_words(names), text) for text, names in texts.items()]
+
+
+def _as_text(value: Any) -> str:
+    """Text as it is, one level of texts (`torch` -> `2.15.0`) as a list, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(each, str) for each in value.values()):
+        return "\n".join(f"{key} {each}" for key, each in sorted(value.items()))
+    return json.dumps(value, indent=2, sort_keys=True)

@@ -94,8 +94,8 @@ def owners(
     for stage in stages:
         if stage.task != task:
             continue
-        keys = {key.partition("/")[0] for key in stage.output.arrays}
-        keys |= {key.partition("-")[0] for key in stage.output.tables}
+        # A share of the labels has keys of its own, `mae-10-percent`; the method's name has no `-`.
+        keys = {re.split("[-/]", key)[0] for key in [*stage.output.arrays, *stage.output.tables]}
         for key in sorted(keys):
             name = _anchor(stage, order) if key == ANCHOR else variants[stage.experiment]
             found.setdefault(name, Owner(name, key, stage))
@@ -164,11 +164,22 @@ def frame_table(caption: str, frame: pd.DataFrame, limit: int = 500) -> Table:
 
 
 def merged_table(caption: str, frames: Mapping[str, pd.DataFrame]) -> Table:
-    """Frames of several variants beside each other, joined on their first column."""
-    joined = pd.concat(
-        {name: frame.set_index(frame.columns[0]) for name, frame in frames.items()}, axis=1
-    )
+    """Frames of several variants beside each other, joined on their first column.
+
+    A column that says the same in all of them, such as the number of images, is shown once.
+    """
+    indexed = {name: frame.set_index(frame.columns[0]) for name, frame in frames.items()}
+    first = next(iter(indexed.values()))
+    shared = [
+        column
+        for column in first.columns
+        if len(indexed) > 1
+        and all(column in f and first[column].equals(f[column]) for f in indexed.values())
+    ]
+    own = {name: frame.drop(columns=shared) for name, frame in indexed.items()}
+    joined = pd.concat(own, axis=1)
     joined.columns = [f"{variant}: {column}" for variant, column in joined.columns]
+    joined = pd.concat([first[shared], joined], axis=1)
     return frame_table(caption, joined.rename_axis("class").reset_index())
 
 

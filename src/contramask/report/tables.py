@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
+from contramask.report.intervals import Cell, paired_differences
 from contramask.results import COLUMNS, StageOutput
 
 #: The anchor of each table: the same architecture with weights that never saw an image.
@@ -119,30 +118,6 @@ def variant_order(rows: pd.DataFrame) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number of a table: its values, one a seed, in percent; and the anchor's."""
-
-    values: tuple[float, ...]
-    anchor: tuple[float, ...] = ()
-    best: bool = False
-
-    @property
-    def mean(self) -> float:
-        """Mean over seeds."""
-        return float(np.mean(self.values))
-
-    @property
-    def interval(self) -> float | None:
-        """Half the width of the mean's 95 % interval; None with one seed."""
-        return half_width(self.values)
-
-    @property
-    def difference(self) -> float | None:
-        """Mean minus the anchor's mean, in points; None for the anchor itself or without one."""
-        return self.mean - float(np.mean(self.anchor)) if self.anchor else None
-
-
-@dataclass(frozen=True)
 class Task:
     """One column of the main table: what was measured, and what it tells."""
 
@@ -153,6 +128,7 @@ class Task:
     meaning: str
 
 
+_DETECTORS = ("mask_rcnn", "faster_rcnn", "cascade_mask_rcnn", "cascade_faster_rcnn")
 TASKS = (
     Task(
         *("kNN", "knn_top1", ("knn",), "Search by similarity"),
@@ -187,11 +163,11 @@ TASKS = (
         "A large segmentation head is trained with the encoder; overlap with the true regions.",
     ),
     Task(
-        *("Box AP", "box_ap", ("mask_rcnn", "faster_rcnn"), "Finding objects"),
+        *("Box AP", "box_ap", _DETECTORS, "Finding objects"),
         "Mask R-CNN on the encoder: average precision of boxes, COCO's definition.",
     ),
     Task(
-        *("Mask AP", "mask_ap", ("mask_rcnn",), "Cutting out objects"),
+        *("Mask AP", "mask_ap", _DETECTORS, "Cutting out objects"),
         "The same network: average precision of object masks, COCO's definition.",
     ),
 )
@@ -266,37 +242,23 @@ def _prefer(values: pd.Series, wanted: Sequence[str]) -> str:
 def _cells(rows: pd.DataFrame) -> dict[str, Cell]:
     """A cell for every variant; the anchor of a variant has the same encoder."""
     # A seed counts once, however often it was measured.
-    seeds = rows.groupby(["variant", "method", "encoder", "seed"])["value"].mean().reset_index()
-    anchors = seeds[seeds["method"] == ANCHOR].groupby("encoder")["value"].apply(tuple).to_dict()
+    means = rows.groupby(["variant", "method", "encoder", "seed"])["value"].mean().reset_index()
+    anchors = {
+        encoder: dict(zip(own["seed"], own["value"], strict=True))
+        for encoder, own in means[means["method"] == ANCHOR].groupby("encoder")
+    }
     cells = {}
     for variant in variant_order(rows):
-        own = seeds[seeds["variant"] == variant]
+        own = means[means["variant"] == variant]
+        values = dict(zip(own["seed"], own["value"], strict=True))
         is_anchor = own["method"].iloc[0] == ANCHOR
-        anchor = () if is_anchor else anchors.get(own["encoder"].iloc[0], ())
-        cells[variant] = Cell(tuple(own["value"]), anchor)
-    means = {cell.mean for cell in cells.values()}
-    ranked = len(means) > 1
-    return {name: replace(c, best=ranked and c.mean == max(means)) for name, c in cells.items()}
-
-
-def half_width(values: Sequence[float]) -> float | None:
-    """Half the 95 % interval of a mean by Student's t; None with fewer than two values."""
-    count = len(values)
-    if count < 2:
-        return None
-    return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5)
-
-
-def difference_half_width(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Half the 95 % interval of mean(a) - mean(b), variances not assumed equal (Welch).
-
-    None with fewer than two values on either side; 0 when neither side varies.
-    """
-    if min(len(a), len(b)) < 2:
-        return None
-    parts = [float(np.var(side, ddof=1)) / len(side) for side in (a, b)]
-    if sum(parts) == 0:
-        return 0.0
-    weights = [part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True)]
-    freedom = sum(parts) ** 2 / sum(weights)
-    return float(stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5)
+        anchor = {} if is_anchor else anchors.get(own["encoder"].iloc[0], {})
+        cells[variant] = Cell(
+            values=tuple(values.values()),
+            anchor=tuple(anchor.values()),
+            seeds=tuple(values),
+            paired=paired_differences(values, anchor),
+        )
+    found = {cell.mean for cell in cells.values()}
+    ranked = len(found) > 1
+    return {name: replace(c, best=ranked and c.mean == max(found)) for name, c in cells.items()}

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contramask.report.tables import METHOD_NAMES, Cell, Measured, difference_half_width
+from contramask.report.intervals import Cell, difference_half_width
+from contramask.report.tables import METHOD_NAMES, Measured
 
 #: Confidence of a verdict -> what the word means, as the page explains it.
 CONFIDENCE = {
@@ -99,7 +100,7 @@ def _against_anchor(name: str, best: Cell, ranked: Sequence[tuple[str, Cell]]) -
             "so the gain over it is unknown."
         )
     gain = f"{best.mean:.1f} %: {signed(best.difference)} points over {RANDOM}"
-    margin = difference_half_width(best.values, best.anchor)
+    margin = best.margin
     if margin is None:
         return f"{gain}." if len(best.values) == 1 else f"{gain}, {seeds}."
     low, high = signed(best.difference - margin), signed(best.difference + margin)

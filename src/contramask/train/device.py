@@ -7,9 +7,11 @@ from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from timm.layers.attention import Attention
 from timm.models.beit import Attention as BeitAttention
+from timm.models.vision_transformer_sam import Attention as WindowAttention
 from torch import nn
 
 from contramask.startup import keep_freed_memory
@@ -20,10 +22,20 @@ Precision = Literal["bf16", "fp32"]
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
-    """Hardware, kept apart from what is science; it never enters an experiment's hash."""
+    """Hardware, kept apart from what is science; it never enters an experiment's hash.
+
+    `workers` are the processes that run `pretrain.views.transforms`, where there are any; None: as
+    many as there are cores but one. With 0 a thread runs them.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    workers: int | None = Field(default=None, ge=0, le=256)
+
+    @property
+    def worker_count(self) -> int:
+        """`workers`, chosen by the machine if it was not."""
+        return max(1, available_cores() - 1) if self.workers is None else self.workers
 
 
 @plain_dataclass(frozen=True)
@@ -65,9 +77,16 @@ def prepare(module: nn.Module, machine: Machine) -> nn.Module:
     """
     explicit = machine.device.type == "cpu" and machine.precision == "bf16"
     for part in module.modules():
-        if isinstance(part, Attention | BeitAttention):
+        if isinstance(part, Attention | BeitAttention | WindowAttention):
             part.fused_attn = not explicit  # type: ignore[misc]  # final only for TorchScript
     return module.to(machine.device)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def machine_name() -> str:

@@ -16,6 +16,7 @@ from contramask.progress import progress_bar
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import Machine
+from contramask.train.waiting import WaitingAdvice
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class _Run:
         self.step, self.rows, self.note = 0, list[dict[str, float]](), ""
         self.total = plan.epochs * source.steps_per_epoch
         self.meter, self.saved = _Meter(), time.monotonic()
+        self.waiting = WaitingAdvice(plan.name, source)
         state = keeper.load(plan.machine.device) if keeper else None
         if state:
             self.step, self.rows = state["step"], state["rows"]
@@ -198,6 +200,7 @@ class _Run:
             "images_per_s": meter.steps * self.source.batch_size / elapsed,
             "data_wait": meter.waited / elapsed,
         }
+        self.waiting.check(row["data_wait"])
         self.rows.append(row)
         named = {f"{plan.name}/{k}": v for k, v in row.items() if k not in ("step", "epoch")}
         self.tracker.log(named, self.step)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from contramask.models.family import Encoder
+from contramask.models.mask_rcnn import Backbone
 
 #: `one_dim`: biases and norms, MAE's rule (timm's). `cmae`: transformer norms, biases and all
 #: tokens, but not batch-norm gains, as CMAE's configs list them. `beit`: `one_dim`, class token and
@@ -36,7 +36,7 @@ def _is_exempt(name: str, parameter: nn.Parameter, exempt: Exempt) -> bool:
 
 
 def layer_decay_groups(
-    encoder: Encoder, heads: list[nn.Module], weight_decay: float, layer_decay: float
+    encoder: Backbone, heads: list[nn.Module], weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
     """Groups whose learning rate falls by `layer_decay` a block towards the input (MAE, BEiT).
 

@@ -9,12 +9,16 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from contramask.boxes.box_set import BoxSet
+from contramask.data.augment import Alignment, check_transforms
 from contramask.data.loader import ImageLoader
+from contramask.data.ring import Recipe
+from contramask.data.ring_loader import RingLoader
 from contramask.data.store import Store
+from contramask.data.transforms import TransformsConfig
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods import MethodConfig, build_method, encoder_for
 from contramask.methods.base import Method
@@ -24,6 +28,7 @@ from contramask.models.encoder import EncoderConfig
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput, result_row
 from contramask.tracker import Tracker
+from contramask.train.box_refresh import RefreshConfig, RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
@@ -55,6 +60,16 @@ class PretrainConfig:
     clip_grad: float | None = Field(default=None, gt=0)
     log_every: int = Field(default=20, ge=1)  # steps
     save_minutes: float = Field(default=10, ge=0)  # between running checkpoints
+    box_refresh: RefreshConfig | None = None  # boxes made anew while training; None: never
+
+    @model_validator(mode="after")
+    def _has_boxes_to_refresh(self) -> "PretrainConfig":
+        if self.box_refresh is not None and not self.views.needs_boxes:
+            raise ValueError(
+                f"box_refresh makes boxes anew, and views.crop {self.views.crop} uses none; set"
+                " views.crop to boxes or inside_boxes, or leave box_refresh out"
+            )
+        return self
 
 
 @plain_dataclass(frozen=True)
@@ -85,13 +100,14 @@ def pretrain(
     machine = pick_machine(launch)
     method = _build(store, config, tokenizer, run.seed)
     prepare(method, machine)
-    loader, views = _loader(store, boxes, config, run.seed, machine)
+    loader, views = _loader(store, boxes, config, run.seed, machine, launch.worker_count)
     planned = _plan_facts(store, config, method, loader, machine)
     print_plan(f"pre-training {run.experiment}", planned)
     preview = view_preview(loader, views)
     keeper = Keeper(work, _fingerprint(store, boxes, config, method, run))
     plan = _train_plan(config, method, loader, machine, run.seed)
-    curve = fit(method, loader, plan, tracker, keeper)
+    source = _source(loader, store, boxes, config, run, method, work)
+    curve = fit(method, source, plan, tracker, keeper)
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
@@ -101,6 +117,7 @@ def pretrain(
         "plan": planned,
         "config": to_plain(config),
         "ingredients": method.ingredients,
+        "box_refreshes": source.history() if isinstance(source, RefreshedBoxes) else [],
         "machine": machine_name(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
         "seconds_total": round(time.perf_counter() - started, 1),
@@ -154,15 +171,52 @@ def _view_size(store: Store, config: PretrainConfig) -> tuple[int, int]:
 
 
 def _loader(
-    store: Store, boxes: BoxSet | None, config: PretrainConfig, seed: int, machine: Machine
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    seed: int,
+    machine: Machine,
+    workers: int,
 ) -> tuple[ImageLoader, ViewMaker]:
     manifest = store.manifest
-    size = _view_size(store, config)
-    views = ViewMaker(
-        config.views, config.method.view_mode, size, manifest["mean"], manifest["std"]
-    )
+    size, mode = _view_size(store, config), config.method.view_mode
+    views = ViewMaker(config.views, mode, size, manifest["mean"], manifest["std"])
+    images, device = store["train"], machine.device
+    if config.views.transforms is not None:
+        recipe = _recipe(store, config, config.views.transforms)
+        return RingLoader(recipe, views.ready, seed, device, workers), views
     array = _box_array(boxes, store) if config.views.needs_boxes else None
-    return ImageLoader(store["train"], views, config.batch_size, seed, machine.device, array), views
+    return ImageLoader(images, views, config.batch_size, seed, device, array), views
+
+
+def _recipe(store: Store, config: PretrainConfig, transforms: TransformsConfig) -> Recipe:
+    """The user's transforms on the train images; refused here if they cannot give views."""
+    channels, (rows, cols) = store.manifest["channels"], store.manifest["image_size"]
+    mode = config.method.view_mode
+    views = 1 if mode == "single" else 2
+    shape = (views, config.batch_size, *_view_size(store, config), channels)
+    still: Alignment = "same_place" if mode in ("weak_strong", "same_view") else "free"
+    check_transforms(transforms, views, still, (rows, cols, channels), shape[2:])
+    return Recipe(store["train"], transforms, shape)
+
+
+def _source(
+    loader: ImageLoader,
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    run: RunInfo,
+    method: Method,
+    work: Path,
+) -> ImageLoader | RefreshedBoxes:
+    """The loader, or one that makes its boxes anew from the encoder."""
+    if config.box_refresh is None or boxes is None:
+        return loader
+
+    def bundle() -> EncoderBundle:
+        return make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
+
+    return RefreshedBoxes(loader, store, boxes, config.box_refresh, work / "boxes", bundle)
 
 
 def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:

@@ -27,6 +27,7 @@ from contramask.train.schedule import warmup_cosine
 from contramask.transfer.classifiers import top1
 from contramask.transfer.dense import spread
 from contramask.transfer.feature_cache import Features
+from contramask.transfer.pictured import one_of_each
 from contramask.typed import STRICT
 
 Pooling = Literal["ep", "cross"]
@@ -53,7 +54,7 @@ class AttentiveConfig:
     train_limit: int | None = Field(default=None, ge=20)  # train images used; None: all
     #: Space for the patch tokens of a split; of images for which there is none, some are drawn.
     token_megabytes: int = Field(default=1000, ge=1)
-    pictures: int = Field(default=8, ge=0)  # val images whose attention is kept for the report
+    pictures: int = Field(default=6, ge=0)  # val images whose attention is kept for the report
 
 
 def token_rows(config: AttentiveConfig, split: str, count: int, encoder: Encoder) -> np.ndarray:
@@ -188,7 +189,8 @@ class AttentiveResult:
 
     top1: float
     learning_rate: float
-    attention: np.ndarray  # (pictures, Q, L) float16, of the first val images
+    attention: np.ndarray  # (pictures, Q, L) float16
+    places: np.ndarray  # (pictures,) of which val images, among those whose tokens are kept
 
 
 def attentive_probe(
@@ -219,8 +221,9 @@ def attentive_probe(
         chosen = max(range(len(found)), key=found.__getitem__)
     best = heads[chosen]
     value = _measure(best, val, np.arange(len(val.token_rows)), machine)
-    attention = _attention(best, val, min(config.pictures, len(val.token_rows)), machine)
-    return AttentiveResult(value, config.learning_rates[chosen], attention)
+    places = one_of_each(val.labels.numpy()[val.token_rows], config.pictures)
+    attention = _attention(best, val, places, machine)
+    return AttentiveResult(value, config.learning_rates[chosen], attention, places)
 
 
 def _pool(pooling: Pooling, width: int, config: AttentiveConfig) -> AttentivePool:
@@ -255,9 +258,11 @@ def _fit(
 
 
 @torch.no_grad()
-def _attention(head: AttentiveHead, features: Features, count: int, machine: Machine) -> np.ndarray:
-    """Where the queries look in the first `count` images, (count, Q, L) float16."""
-    tokens = TokenLoader(features, np.arange(1), 1, 0, machine).batch(np.arange(count))["tokens"]
+def _attention(
+    head: AttentiveHead, features: Features, places: np.ndarray, machine: Machine
+) -> np.ndarray:
+    """Where the queries look in the images at `places` (n,), (n, Q, L) float16."""
+    tokens = TokenLoader(features, np.arange(1), 1, 0, machine).batch(places)["tokens"]
     looks: np.ndarray = head.pool.attention(tokens).float().cpu().to(torch.float16).numpy()
     return looks
 

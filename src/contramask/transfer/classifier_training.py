@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from timm.data.mixup import Mixup
-from timm.layers.drop import DropPath
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -72,12 +71,3 @@ class MixedTraining(nn.Module):
         """Move the average towards the weights of this step."""
         if self.average is not None and self.ema is not None:
             ema_update(self.average, self.classifier, self.ema)
-
-
-def set_drop_path(encoder: Encoder, rate: float) -> None:
-    """Stochastic depth rising linearly from 0 to `rate` over the blocks."""
-    depth = len(encoder.blocks)
-    for number, block in enumerate(encoder.blocks):
-        probability = rate * number / max(depth - 1, 1)
-        block.drop_path1 = DropPath(probability) if probability else nn.Identity()
-        block.drop_path2 = DropPath(probability) if probability else nn.Identity()

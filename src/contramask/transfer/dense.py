@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from timm.layers import DropPath  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from contramask.data.loader import Batch, ImageLoader, Subset
 from contramask.data.store import StoreSplit
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
-from contramask.models.family import Encoder, describe, for_tuning
+from contramask.models.family import Encoder, describe, for_tuning, set_drop_path
 from contramask.results import StageOutput
 from contramask.tracker import Tracker
 from contramask.train.device import Machine
@@ -109,11 +108,7 @@ def made_for(bundle: EncoderBundle, size: Size) -> EncoderBundle:
 def tunable(encoder: Encoder, drop_path: float) -> Encoder:
     """A copy of the encoder to fine-tune: positions trained too, drop path rising with depth."""
     copy = for_tuning(encoder)
-    depth = len(copy.blocks)
-    for i, block in enumerate(copy.blocks):
-        rate = drop_path * i / max(depth - 1, 1)
-        if rate:
-            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+    set_drop_path(copy.blocks, drop_path)
     return copy
 
 

@@ -16,7 +16,8 @@ from contramask.data.loader import Batch, ImageLoader, Subset
 from contramask.data.store import Store
 from contramask.methods.base import StepOutput
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.mask_rcnn import DetectorConfig, FasterRCNN, MaskRCNN
+from contramask.models.family import for_tuning, set_drop_path
+from contramask.models.mask_rcnn import DetectorConfig, FasterRCNN, MaskRCNN, windowed
 from contramask.progress import track
 from contramask.results import StageOutput, result_row
 from contramask.tracker import Tracker
@@ -32,13 +33,13 @@ from contramask.transfer.dense import (
     rounded,
     some,
     spread,
-    tunable,
     tune,
 )
 from contramask.transfer.features import Normalised
 from contramask.transfer.instances import objects_of, pictured_boxes, results_of
 from contramask.transfer.jitter import JitterConfig, draw_placement, place_images, place_objects
 from contramask.transfer.metrics import coco_scores, coco_truth
+from contramask.transfer.mistakes import crops, detection_mistakes
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,8 @@ def run_detection(
     """Detect with one encoder (and its random-init anchor), trained on the same batches.
 
     Rows: box_ap, box_ap50, box_ap75 and, where the store has masks, mask_ap, mask_ap50, mask_ap75
-    in percent, in the store's pixels; protocol `mask_rcnn`, or `faster_rcnn` for boxes only.
+    in percent, in the store's pixels; protocol `mask_rcnn`, or `faster_rcnn` for boxes only, with
+    `cascade_` before it where three box heads follow each other.
     Skipped when the store has no objects or no val images.
     """
     reason = _unsuited(store) if config.enabled else "detection.enabled is false"
@@ -164,6 +166,8 @@ def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
     with_masks = isinstance(net, MaskRCNN)
     scores, table = _score(task, found, ("bbox", "segm") if with_masks else ("bbox",))
     protocol = "mask_rcnn" if with_masks else "faster_rcnn"
+    if task.config.detector.cascade:
+        protocol = f"cascade_{protocol}"
     log.info("detection, %s: %s", method, rounded(scores))
     task.tracker.log({f"detect/{method}/{k}": v for k, v in scores.items()}, len(curve))
     rows = [result_row(manifest, "val", protocol, "last map", k, v) for k, v in scores.items()]
@@ -174,6 +178,11 @@ def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
         f"{method}-curve": curve,
     }
     arrays = {f"{method}/images": task.val.__getitems__(shown)}
+    split = task.store["val"]
+    mistakes = detection_mistakes(found, split, task.val.rows, task.config.pictures)
+    if len(mistakes):
+        tables[f"{method}-mistakes"] = mistakes
+        arrays[f"{method}/mistakes"] = crops(mistakes, split)
     return StageOutput(pd.DataFrame(rows), tables, arrays)
 
 
@@ -181,7 +190,8 @@ def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame
     config, seed, machine = task.config.tune, bundle.manifest["seed"], task.machine
     torch.manual_seed(seed)
     kind = MaskRCNN if task.store.has_instance_masks else FasterRCNN
-    encoder = tunable(bundle.encoder, config.drop_path)
+    encoder = windowed(for_tuning(bundle.encoder), task.config.detector)
+    set_drop_path(encoder.blocks, config.drop_path)
     net = kind(encoder, len(task.classes), task.config.detector)
     model = prepare(Detector(net), machine)
     source = _source(task, bundle, seed)

@@ -25,15 +25,15 @@ from contramask.data.store import Store, StoreSplit
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods.base import Batch
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.family import for_tuning
+from contramask.models.family import for_tuning, set_drop_path
 from contramask.progress import track
-from contramask.results import StageOutput, result_row
+from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import NullTracker, Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, layer_decay_groups
 from contramask.train.schedule import scaled_lr, warmup_cosine
-from contramask.transfer.classifier_training import Classifier, MixedTraining, set_drop_path
+from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.classifiers import top, top1
 from contramask.transfer.dense import joined
 from contramask.transfer.features import Normalised, labelled, unlabelled
@@ -129,6 +129,7 @@ def run_finetune(
         "classes": store.manifest["classes"],
         "machine": machine_name(),
         "seconds": round(time.perf_counter() - started, 1),
+        **made_with(),
     }
     return joined(parts, facts).measured_on(store.manifest["name"])
 
@@ -192,7 +193,7 @@ def _train(
     encoder = for_tuning(bundle.encoder)
     torch.manual_seed(seed)
     random.seed(seed)  # timm's random erasing draws from Python's generator
-    set_drop_path(encoder, config.drop_path)
+    set_drop_path(encoder.blocks, config.drop_path)
     classes = task.store.num_classes
     classifier = Classifier(encoder, classes)
     mixing = (config.mixup, config.cutmix, config.label_smoothing)

@@ -18,7 +18,7 @@ from torch import Tensor
 from contramask.data.loader import Subset
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.results import StageOutput, result_row
+from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import NullTracker, Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine
 from contramask.transfer.attentive import AttentiveConfig, attentive_probe, token_rows
@@ -34,6 +34,13 @@ from contramask.transfer.features import (
     readout_names,
     side_by_side,
     unlabelled,
+)
+from contramask.transfer.pictured import (
+    PicturesConfig,
+    looks,
+    neighbours,
+    one_of_each,
+    thumbnails,
 )
 from contramask.transfer.readout import Count, Labelled, ReadoutConfig, measure_readout
 from contramask.transfer.spectrum import alignment
@@ -62,6 +69,7 @@ class ProbeConfig(ReadoutConfig):
     attentive: AttentiveConfig | None = AttentiveConfig()
     strict_linear: StrictLinearConfig | None = None
     dense: DenseProbeConfig | None = None
+    pictures: PicturesConfig | None = PicturesConfig()  # kept for the report
     cache_megabytes: int = Field(default=4000, ge=0)  # of features kept on disk
     anchor: bool = True  # measure the random-init encoder beside the trained one
 
@@ -84,6 +92,7 @@ class _Found:
     rows: list[dict[str, Any]]
     arrays: dict[str, np.ndarray]
     chosen: dict[str, dict[str, float]]
+    tables: dict[str, pd.DataFrame]
 
     def add(self, split: str, protocol: str, readout: str, metric: str, value: float) -> None:
         row = result_row(self.manifest, split, protocol, readout, metric, value)
@@ -125,15 +134,17 @@ def run_probe(
         "chosen": {one.manifest["method"]: one.chosen for one in found},
         "machine": machine_name(),
         "seconds": round(time.perf_counter() - started, 1),
+        **made_with(),
     }
     rows = [row for one in found for row in one.rows]
     arrays = {name: array for one in found for name, array in one.arrays.items()}
-    output = StageOutput(pd.DataFrame(rows), arrays=arrays, facts=facts)
+    tables = {name: table for one in found for name, table in one.tables.items()}
+    output = StageOutput(pd.DataFrame(rows), tables, arrays, facts)
     return output.measured_on(store.manifest["name"])
 
 
 def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found:
-    found = _Found(bundle.manifest, [], {}, {})
+    found = _Found(bundle.manifest, [], {}, {}, {})
     config, store = stage.config, stage.store
     if not unlabelled(store):
         train, val = _features(bundle, stage, "train"), _features(bundle, stage, "val")
@@ -142,6 +153,8 @@ def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found
             _measure_attentive(bundle, stage, train, val, tracker, found)
         if config.strict_linear:
             _measure_strict(bundle, stage, val, tracker, found)
+        if config.pictures:
+            _picture(bundle, stage, (train, val), config.pictures, found)
     if config.dense and store.has_semantic:
         for protocol, scores in dense_probe(
             bundle, store, stage.cache, config.dense, stage.machine
@@ -240,8 +253,8 @@ def _measure_attentive(
         log.info("%s: attentive %s %.1f", manifest["method"], pooling, result.top1)
         maps = result.attention.reshape(*result.attention.shape[:2], rows, cols)
         found.arrays[f"{manifest['method']}/attention_{pooling}"] = maps
-    shown = labelled(stage.store["val"]).__getitems__(val.token_rows[: len(maps)])
-    found.arrays[f"{manifest['method']}/attention_images"] = shown
+    shown = labelled(stage.store["val"]).__getitems__(val.token_rows[result.places])
+    found.arrays[f"{manifest['method']}/attention_images"] = thumbnails(shown)
 
 
 def _measure_strict(
@@ -258,3 +271,19 @@ def _measure_strict(
         value = top1(trained.scores(name, val.readout(name)), val.labels)
         found.add("val", "linear MAE", name, "linear_top1", value)
         log.info("%s, %s: linear by MAE's recipe %.1f", bundle.manifest["method"], name, value)
+
+
+def _picture(
+    bundle: EncoderBundle,
+    stage: _Stage,
+    features: tuple[Features, Features],
+    config: PicturesConfig,
+    found: _Found,
+) -> None:
+    method = bundle.manifest["method"]
+    train, val = (labelled(stage.store[split]) for split in ("train", "val"))
+    seen = looks(bundle, val, one_of_each(val.labels, config.looks), stage.machine)
+    near = neighbours((train, val), features, config)
+    for name, array in {**seen, **near.arrays}.items():
+        found.arrays[f"{method}/{name}"] = array
+    found.tables[f"{method}-near"] = near.tables["near"]

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from contramask.data.config import DatasetConfig
 from contramask.data.readers import (
     ade20k,
+    cifar,
     coco,
     digit_scenes,
     folder,
     huggingface,
+    imagenette,
     manifest,
     mask_pairs,
     oxford_pets,
@@ -36,9 +38,14 @@ READERS: dict[str, Callable[[DatasetConfig], Source]] = {
     "oxford_pets": oxford_pets.read,
     "webdataset": webdataset.read,
     "huggingface": huggingface.read,
+    "imagenette": imagenette.read,
+    "cifar10": cifar.read,
+    "cifar100": cifar.read,
 }
 RECOGNISERS: list[Callable[[FileTree], Layout | None]] = [
     tiny_imagenet.recognise,
+    cifar.recognise,
+    imagenette.recognise,
     oxford_pets.recognise,
     ade20k.recognise,
     voc.recognise,

@@ -1,0 +1,55 @@
+"""Batches by epoch whose views the user's own transforms make, in the background."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from contramask.data.augment import draw_keys
+from contramask.data.loader import Batch, ImageLoader, Views
+from contramask.data.ring import DEPTH, Recipe, make_ring
+from contramask.draws import image_keys
+
+
+class RingLoader(ImageLoader):
+    """As `ImageLoader`; `views` is given the ring's uint8 (V, B, H, W, C) in place of the images.
+
+    The batches are the same for every number of workers, and wherever an epoch was continued. One
+    epoch is read at a time. Raises, while iterating, `TransformFailed` and `ChildProcessError`.
+    """
+
+    def __init__(
+        self, recipe: Recipe, views: Views, seed: int, device: torch.device, workers: int
+    ) -> None:
+        super().__init__(recipe.images, views, recipe.shape[1], seed, device)
+        self.ring, self.workers = make_ring(recipe, workers), workers
+
+    @property
+    def advice(self) -> str:
+        """What to do when training waits for these batches."""
+        return (
+            f"views.transforms are run by {self.workers or 'a thread and no'} worker processes on "
+            f"{os.cpu_count()} cores; raise launch.workers up to the cores that are free, or take "
+            "cheaper transforms (smaller pictures first, then the costly changes)"
+        )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
+        parts = self._parts(epoch, start)
+        self.ring.settle()  # an iterator that was left early and still lives
+        for number in range(min(DEPTH, len(parts))):
+            self._submit(number, parts[number], epoch)
+        try:
+            for number, indices in enumerate(parts):
+                slot = number % DEPTH
+                batch = self._batch(indices, self.ring.collect(slot), epoch)
+                if number + DEPTH < len(parts):
+                    self._submit(slot, parts[number + DEPTH], epoch)
+                yield batch
+        finally:
+            self.ring.settle()
+
+    def _submit(self, slot: int, indices: np.ndarray, epoch: int) -> None:
+        key = image_keys(self.seed, epoch, torch.from_numpy(indices))
+        self.ring.submit(slot, indices, draw_keys(key))
