@@ -17,7 +17,6 @@ import click
 import pytest
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines, settings
-from kedro.framework.startup import bootstrap_project
 
 from contramask import cli
 from contramask.config import parse_parameters
@@ -113,7 +112,8 @@ class _Parsed(Exception):
 
 
 def _contramask(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = " ".join([words[0], *(["--to", words[words.index("--to") + 1]] * ("--to" in words))])
+    to = words.index("--to") if "--to" in words else len(words)
+    kind = " ".join([words[0], *words[to : to + 2]])
     if kind in RUN or words[0] in RUN:
         if words[0] == "import-weights":
             shutil.rmtree(words[2], ignore_errors=True)
@@ -146,7 +146,6 @@ def _kedro_run(words: list[str]) -> None:
     from pipelines.loader import ExperimentConfigLoader
 
     options = kedro_run.make_context("run", words).params
-    bootstrap_project(ROOT)
     stages = [options.get("pipeline"), *(options.get("pipelines") or ())]
     assert {stage for stage in stages if stage} <= set(pipelines)
     env = options["env"] or "local"
@@ -162,7 +161,9 @@ def _kedro_run(words: list[str]) -> None:
 
 def _click(group: Callable[[], Any]) -> Callable[[list[str]], None]:
     def check(words: list[str]) -> None:
-        command: click.Command = group().commands[words[0]]
+        commands_of = group()
+        command = commands_of.get_command(click.Context(commands_of), words[0])
+        assert command, f"there is no command {words[0]}"
         command.make_context(words[0], words[1:])
 
     return check
