@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval.core import mask as coco_mask
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from PIL import Image
@@ -63,8 +64,11 @@ def _metrics(folder: Path) -> None:
     for name in ("predicted", "truth"):
         Image.fromarray(mask).save(folder / name / "0.png")
     shutil.make_archive(str(folder / "masks"), "zip", folder / "truth")
-    square = [[1, 1, 5, 1, 5, 5, 1, 5]]
-    one = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "segmentation": square}
+    square = np.zeros((8, 8), np.uint8, order="F")
+    square[1:5, 1:5] = 1
+    runs = coco_mask.encode(square)
+    outline = {"size": [8, 8], "counts": runs["counts"].decode("ascii")}
+    one = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "segmentation": outline}
     truth = {
         "images": [{"id": 1, "height": 8, "width": 8}],
         "categories": [{"id": 1, "name": "a"}],
@@ -75,7 +79,7 @@ def _metrics(folder: Path) -> None:
     (folder / "results.json").write_text(found, encoding="utf-8")
     features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     for name in ("train", "test"):
-        np.savez(folder / f"{name}.npz", features=features, labels=np.arange(40) % 2)
+        np.savez(folder / f"{name}.npz", x=features, y=np.arange(40) % 2)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The four notebooks, at small size and one after the other in one kernel."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ NOTEBOOKS = {
     ),
     "02_your_own_images": (
         "EPOCHS = 1",
-        "assert list(built.problems['action']) == ['skipped'] and len(store['train']) == 540\n"
+        "assert 'skipped' in set(built.problems['action']), built.problems\n"
+        "assert len(store['train']) + len(store['val']) == 600\n"
         "assert nearest.shape == (8, 3) and found['layouts']",
     ),
     "03_compare_methods": (
@@ -63,9 +65,8 @@ def test_a_notebook_is_small_and_carries_nothing_of_a_machine(name: str) -> None
     assert sum("parameters" in cell.metadata.get("tags", ()) for cell in code) == 1
     assert len(code) <= 10
     text = "\n".join(cell.source for cell in book.cells)
-    assert not [
-        word for word in ("/work", "/home", "/root", "C:\\", "def ", "class ") if word in text
-    ]
+    assert not [place for place in ("/work", "/home", "/root", "C:\\") if place in text]
+    assert not re.search(r"^ *(def|class) \w+.*:$", text, re.MULTILINE)
 
 
 def _read(name: str) -> Any:
