@@ -53,7 +53,7 @@ class OptionalFolderDataset(FolderDataset):
 
 
 class FileDataset(AbstractDataset[Any, Any]):
-    """One file whose suffix says what it holds: `.parquet`, `.json`, `.html` or `.png`."""
+    """One file whose suffix says what it holds: one of `FORMATS`."""
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._filepath = Path(filepath)
@@ -106,6 +106,31 @@ class PicturesDataset(AbstractDataset[dict[str, bytes], dict[str, bytes]]):
         return {"filepath": str(self._filepath)}
 
 
+class TablesDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
+    """A folder of CSV files, in memory as tables by name."""
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> dict[str, Any]:
+        """Read all tables."""
+        return {path.stem: _read_csv(path) for path in sorted(self._filepath.glob("*.csv"))}
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Replace the whole folder."""
+        with _replaced(self._filepath) as new:
+            new.mkdir()
+            for name, table in data.items():
+                table.to_csv(new / f"{name}.csv", index=False)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
 class PathDataset(AbstractDataset[None, Path]):
     """The path of a folder, for library functions that look into it themselves."""
 
@@ -150,6 +175,12 @@ def _read_parquet(path: Path) -> Any:
     return pd.read_parquet(path)
 
 
+def _read_csv(path: Path) -> Any:
+    import pandas as pd
+
+    return pd.read_csv(path)
+
+
 def _read_png(path: Path) -> Any:
     import numpy as np
     from PIL import Image
@@ -170,6 +201,7 @@ def _write_json(value: Any, path: Path) -> None:
 
 FORMATS = {
     ".parquet": Format(_read_parquet, lambda table, path: table.to_parquet(path, index=False)),
+    ".csv": Format(_read_csv, lambda table, path: table.to_csv(path, index=False)),
     ".json": Format(lambda path: json.loads(path.read_text(encoding="utf-8")), _write_json),
     ".html": Format(
         lambda path: path.read_text(encoding="utf-8"),

@@ -5,26 +5,45 @@ by hand; `tests/test_project.py` compares the committed file with what this modu
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from kedro.framework.project import pipelines, settings
 from kedro.io.catalog_config_resolver import CatalogConfigResolver
-from kedro.pipeline import Pipeline
 
 from pipelines.pipeline_registry import STAGES
 
-HEADER = (
-    "# Made by `kedro dvc-yaml` from pipelines/, conf/base and the code's imports; do not edit.\n"
-)
-#: One name for whatever `conf/base` describes: DVC, not the folder's name, tells versions apart.
-EXPERIMENT = "main"
+HEADER = """\
+# Made by `kedro dvc-yaml` from pipelines/, conf/base and the code's imports; do not edit.
+# Each method of experiment.methods (conf/base/parameters.yml) is run with each of its seeds, as
+# pretrain@mae-0, probe@mae-0, ...; those of experiment.token_methods make a tokenizer first.
+"""
+#: Where the lists of methods and seeds stand; DVC reads them anew at each `dvc repro`.
+MATRIX = "conf/base/parameters.yml:experiment"
+#: Stages that all experiments share: they run once.
+SHARED = ("dataset", "crop_boxes", "report")
+#: The list of methods a group of stages is for -> what the names of these stages end in. DVC's
+#: templates cannot let one dependency hang on the method, so methods that wait for a tokenizer have
+#: stages of their own.
+BRANCHES = {"methods": "", "token_methods": "_tokens"}
+#: The stage, and the dataset it makes, that only the methods of `token_methods` have.
+TOKENIZER = "tokenizer"
+#: Stands for the experiment's name in paths until DVC's template takes its place.
+CELL = "CELL"
+EXPERIMENT = "${item.method}-s${item.seed}"
+#: What a command sets: DVC sees a changed command as a changed stage.
+SET = f"experiment.name={EXPERIMENT},pretrain.method.name=${{item.method}},seed=${{item.seed}}"
 #: Parameters DVC must not see: they are about the machine.
 UNTRACKED = ("launch",)
-#: What else decides the value of a parameter, or decides it alone (the command fixes the name).
-STANDS_FOR = {"experiment": ["seed"], "pretrain": ["pretrain", "methods", "recipes"]}
+#: What else decides the value of a parameter, or decides it alone (`SET` has the experiment's).
+STANDS_FOR: dict[str, list[str]] = {
+    "experiment": [],
+    "pretrain": ["pretrain", "methods.${item.method}", "recipes.${item.method}"],
+}
+#: Options of metrics and plots that the catalog's `metadata.dvc` may set.
+OPTIONS = ("cache", "title", "template", "x", "y")
 LIBRARY = "contramask"
 #: Files that a module reads from its own folder.
 DATA_SUFFIXES = (".html", ".css", ".json")
@@ -34,49 +53,85 @@ def render(root: Path) -> str:
     """The text of `dvc.yaml` for the project in `root`."""
     loader = settings.CONFIG_LOADER_CLASS(
         conf_source=str(root / settings.CONF_SOURCE),
-        runtime_params={"experiment": EXPERIMENT},
+        runtime_params={"experiment": CELL},
         **{**settings.CONFIG_LOADER_ARGS, "default_run_env": "base"},
     )
     catalog = CatalogConfigResolver(loader["catalog"])
     raw = (loader["parameters"].get("dataset") or {}).get("root")
-    stages = {}
-    for package in STAGES:
-        name = package.__name__.rpartition(".")[2]
-        stages[name] = _stage(name, pipelines[name], catalog, root)
+    stages = {
+        name: _stage(pipeline, methods, catalog, root) for name, pipeline, methods in _units()
+    }
     if raw and not Path(raw).is_absolute():  # the user's images, when they lie in the project
         stages["dataset"]["deps"] = sorted([*stages["dataset"]["deps"], raw])
-    return HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=120)
+    tree = {"vars": [MATRIX], "stages": stages}
+    return HEADER + yaml.safe_dump(tree, sort_keys=False, width=120)
+
+
+def _units() -> Iterator[tuple[str, str, str | None]]:
+    """(stage, pipeline, list of methods or None for a shared one), in the order of the river."""
+    names = [package.__name__.rpartition(".")[2] for package in STAGES]
+    own = [name for name in names if name not in SHARED]
+    for name in names[: names.index(own[0])]:
+        yield name, name, None
+    for methods, suffix in BRANCHES.items():
+        for name in own:
+            if name != TOKENIZER:
+                yield name + suffix, name, methods
+            elif methods == "token_methods":
+                yield name, name, methods
+    for name in names[names.index(own[-1]) + 1 :]:
+        yield name, name, None
 
 
 def _stage(
-    name: str, pipeline: Pipeline, catalog: CatalogConfigResolver, root: Path
+    name: str, methods: str | None, catalog: CatalogConfigResolver, root: Path
 ) -> dict[str, Any]:
-    inputs = sorted(pipeline.inputs())
-    read = [key.removeprefix("params:") for key in inputs if key.startswith("params:")]
-    files = [_path(key, catalog) for key in inputs if not key.startswith("params:")]
-    stage: dict[str, Any] = {
-        "cmd": f"kedro run --pipelines {name} --params experiment={EXPERIMENT}",
-        "deps": sorted({*filter(None, files), *code_files(root, name)}),
-    }
-    owners = _parameter_files(root)
-    tracked = [k for key in read if key not in UNTRACKED for k in STANDS_FOR.get(key, [key])]
-    files_of: dict[str, list[str]] = {}
-    for key in tracked:
-        files_of.setdefault(owners[key.split(".")[0]], []).append(key)
-    if files_of:
-        stage["params"] = [{file: keys} for file, keys in files_of.items()]
-    outs = [_path(key, catalog) for key in sorted(pipeline.all_outputs())]
-    stage["outs"] = [path for path in outs if path]
+    pipeline = pipelines[name]
+    given = SET if methods else "experiment.name=shared"
+    stage: dict[str, Any] = {"cmd": f"kedro run --pipelines {name} --params {given}"}
+    if methods:
+        lists = {"method": f"${{experiment.{methods}}}", "seed": "${experiment.seeds}"}
+        stage = {"matrix": lists, **stage}
+    unused = () if methods == "token_methods" else (TOKENIZER,)
+    inputs = sorted(key for key in pipeline.inputs() if key not in unused)
+    files = [_path(key, catalog, methods) for key in inputs if not key.startswith("params:")]
+    stage["deps"] = sorted({*filter(None, files), *code_files(root, name)})
+    params = _parameters(inputs, root)
+    if params:
+        stage["params"] = params
+    for key in sorted(pipeline.all_outputs()):
+        path = _path(key, catalog, methods)
+        how = (catalog.resolve_pattern(key).get("metadata") or {}).get("dvc") or {}
+        options = {option: how[option] for option in OPTIONS if option in how}
+        if path:
+            entry = {path: options} if options else path
+            stage.setdefault(how.get("as", "outs"), []).append(entry)
     return stage
 
 
-def _path(name: str, catalog: CatalogConfigResolver) -> str | None:
-    """Where a dataset lies; None for the work folders that DVC leaves alone."""
+def _parameters(inputs: Sequence[str], root: Path) -> list[dict[str, list[str]]]:
+    """What the stage's `params:` inputs are made of, by the file that holds it."""
+    owners = _parameter_files(root)
+    read = [key.removeprefix("params:") for key in inputs if key.startswith("params:")]
+    files_of: dict[str, list[str]] = {}
+    for name in [name for name in read if name not in UNTRACKED]:
+        for key in STANDS_FOR.get(name, [name]):
+            files_of.setdefault(owners[key.split(".")[0]], []).append(key)
+    return [{file: keys} for file, keys in files_of.items()]
+
+
+def _path(name: str, catalog: CatalogConfigResolver, methods: str | None) -> str | None:
+    """Where a dataset lies; None for the work folders that DVC leaves alone.
+
+    A shared stage that reads what each experiment makes reads the folder that holds them all.
+    """
     entry = catalog.resolve_pattern(name)
     if "filepath" not in entry:
         raise ValueError(f"dataset {name!r} has no file in conf/base/catalog.yml")
-    how = (entry.get("metadata") or {}).get("dvc") or {}
-    return None if how.get("track") is False else str(entry["filepath"])
+    if ((entry.get("metadata") or {}).get("dvc") or {}).get("track") is False:
+        return None
+    path = str(entry["filepath"])
+    return path.replace(CELL, EXPERIMENT) if methods else path.partition(f"/{CELL}")[0]
 
 
 def _parameter_files(root: Path) -> dict[str, str]:

@@ -10,8 +10,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-from pipelines.hooks import ConsoleHooks, ParameterHooks, TrackingHooks  # noqa: E402
+from pipelines.hooks import ConsoleHooks, ParameterHooks  # noqa: E402
 from pipelines.loader import ExperimentConfigLoader  # noqa: E402
+from pipelines.tracking_hooks import TrackingHooks  # noqa: E402
 
 HOOKS = (ParameterHooks(), TrackingHooks(), ConsoleHooks())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")

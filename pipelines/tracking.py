@@ -8,13 +8,17 @@ import queue
 import re
 import threading
 import time
-from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from contramask.tracker import JsonLinesTracker, NullTracker, Tracker
+from contramask.tracker import NullTracker, Tracker
+from pipelines import unsent
+from pipelines.addresses import absolute_uri, run_link, store_root
+from pipelines.unsent import UnsentTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
@@ -31,6 +35,9 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 #: Makes MLflow's UI open with runs and curves instead of its pages for language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+#: Run, values by name, step, milliseconds since 1970.
+Numbers = tuple[str, dict[str, float], int, int]
 
 _active: Tracker = NullTracker()
 
@@ -51,114 +58,169 @@ class MlflowTracker:
 
     Numbers are handed to a thread, so that training never waits for a database. MLflow's own
     asynchronous logging is not used because it goes on trying, call by call, when the server is
-    gone. Here the first failure is logged once and everything after it goes to the file `unsent`
-    (JSON lines). No method raises because of the server.
+    gone. Here the first failure is logged once and everything after it goes to the file `kept`
+    (JSON lines), which is sent when the run ends or a later one begins. No method raises because of
+    the server.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, unsent: Path) -> None:
+    #: The run's id and perhaps its page, for the report.
+    link: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, client: MlflowClient, run_id: str, kept: Path, parent: str = "") -> None:
         self.run_id = run_id
-        self._client = client
-        self._unsent = unsent
-        self._fallback: JsonLinesTracker | None = None
+        self.client = client
+        self._parent = parent
+        self._kept = kept
+        self._fallback: UnsentTracker | None = None
         self._giving_up = threading.Lock()
-        self._waiting: queue.Queue[tuple[dict[str, float], int, int] | None] = queue.Queue()
+        self._waiting: queue.Queue[Numbers | None] = queue.Queue()
         self._thread = threading.Thread(target=self._send, name="mlflow-metrics", daemon=True)
         self._thread.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Queue numbers for a step."""
-        values = {name: float(value) for name, value in metrics.items()}
-        self._waiting.put((values, step, time.time_ns() // 1_000_000))
+        self._queue(self.run_id, metrics, step)
+
+    def results(self, metrics: Mapping[str, float]) -> None:
+        """Queue an experiment's final numbers, for the run and for the experiment it is part of."""
+        self._queue(self.run_id, metrics, 0)
+        if self._parent:
+            self._queue(self._parent, metrics, 0)
 
     def figure(self, name: str, fig: Figure) -> None:
         """Store a matplotlib figure as `figures/<name>.png`."""
-        self._attempt(
-            lambda: self._client.log_figure(self.run_id, fig, f"figures/{name}.png"),
+        self.attempt(
+            lambda: self.client.log_figure(self.run_id, fig, f"figures/{name}.png"),
             lambda fallback: fallback.figure(name, fig),
         )
 
     def artifact(self, path: Path) -> None:
         """Store a file."""
-        self._attempt(
-            lambda: self._client.log_artifact(self.run_id, str(path)),
+        self.attempt(
+            lambda: self.client.log_artifact(self.run_id, str(path)),
             lambda fallback: fallback.artifact(path),
         )
 
-    def close(self, status: str, error: BaseException | None = None) -> None:
-        """Send what waits (30 s at most) and end the run as FINISHED, FAILED or KILLED."""
-        self._waiting.put(None)
-        self._thread.join(timeout=30)
-        try:
-            if error is not None:
-                text = f"{type(error).__name__}: {error}"[:MAX_TAG]
-                self._client.set_tag(self.run_id, "error", text)
-            self._client.set_terminated(self.run_id, status)
-        except Exception as failure:  # tried even after an earlier failure: it may have passed
-            self._fallback = self._fallback or _give_up(self._unsent, failure)
+    def dataset(self, name: str, digest: str, source: str, context: str) -> None:
+        """Name data that went in, by their hash."""
+        self.attempt(
+            lambda: unsent.log_dataset(self.client, self.run_id, name, digest, source, context),
+            lambda fallback: fallback.dataset(name, digest, source, context),
+        )
 
-    def _send(self) -> None:
-        for batch in _batches(self._waiting):
-            self._attempt(lambda batch=batch: self._log_batch(batch), _keep_numbers(batch))
-
-    def _log_batch(self, batch: list[tuple[dict[str, float], int, int]]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(_NOT_IN_NAMES.sub("_", k), v, when, step)
-            for values, step, when in batch
-            for k, v in values.items()
-        ]
-        self._client.log_batch(self.run_id, metrics=metrics)
-
-    def _attempt(self, send: Callable[[], Any], keep: Callable[[JsonLinesTracker], Any]) -> None:
+    def attempt(self, send: Callable[[], Any], keep: Callable[[UnsentTracker], Any]) -> None:
+        """Call `send`; if the server fails, or failed before, call `keep` instead."""
         if self._fallback is None:
             try:
                 send()
                 return
             except Exception as error:
-                with self._giving_up:  # both threads may notice at once
-                    self._fallback = self._fallback or _give_up(self._unsent, error)
-        keep(self._fallback)
+                self._lost(error)
+        if self._fallback is not None:
+            keep(self._fallback)
+
+    def close(self, status: str, error: BaseException | None = None) -> None:
+        """Send what waits (30 s at most) and end the run as FINISHED, FAILED or KILLED."""
+        self._waiting.put(None)
+        self._thread.join(timeout=30)
+        if self._fallback is None:
+            try:
+                if error is not None:
+                    text = f"{type(error).__name__}: {error}"[:MAX_TAG]
+                    self.client.set_tag(self.run_id, "error", text)
+                self.client.set_terminated(self.run_id, status)
+                return
+            except Exception as failure:
+                self._lost(failure)
+        if self._fallback is not None:
+            self._fallback.close(status, error)
+            unsent.try_to_send(self._kept, self.client, lambda run: self.run_id)
+
+    def _lost(self, error: Exception) -> None:
+        with self._giving_up:  # both threads may notice at once
+            self._fallback = self._fallback or _give_up(self._kept, error, {"id": self.run_id})
+
+    def _queue(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        self._waiting.put((run_id, values, step, time.time_ns() // 1_000_000))
+
+    def _send(self) -> None:
+        for batch in _batches(self._waiting):
+            self.attempt(lambda batch=batch: self._log_batch(batch), self._keeper(batch))
+
+    def _log_batch(self, batch: list[Numbers]) -> None:
+        from mlflow.entities import Metric
+
+        for run_id in dict.fromkeys(entry[0] for entry in batch):
+            metrics = [
+                Metric(metric_name(name), value, when, step)
+                for run, values, step, when in batch
+                for name, value in values.items()
+                if run == run_id
+            ]
+            self.client.log_batch(run_id, metrics=metrics)
+
+    def _keeper(self, batch: list[Numbers]) -> Callable[[UnsentTracker], None]:
+        def keep(fallback: UnsentTracker) -> None:
+            for run_id, values, step, _ in batch:
+                if run_id == self.run_id:
+                    fallback.log(values, step)
+
+        return keep
 
 
 def start_run(
     settings: Mapping[str, Any], project: Path, name: str, tags: Mapping[str, str], params: Any
-) -> MlflowTracker | JsonLinesTracker:
+) -> MlflowTracker | UnsentTracker:
     """Open a run with its tags and parameters as `settings` (`mlflow.yml`) say.
 
-    Without a working server, the JSON-lines tracker that collects the numbers instead.
+    Without a working server, a tracker that keeps everything in a file until there is one. With the
+    tags `experiment` and `config_hash` the run becomes part of its experiment's run.
     """
     root = store_root(project)
-    unsent = root / "mlflow-unsent" / f"{name.replace(' ', '-')}.jsonl"
+    folder = root / unsent.FOLDER
+    kept = folder / f"{name.replace(' ', '-')}-{time.time_ns() // 1_000_000}" / unsent.FILE
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # 7 would hold up the start
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    run = {"id": None, "name": name, "tags": dict(tags), "params": flatten(params)}
     try:
         from mlflow import MlflowClient
 
         given = os.environ.get("MLFLOW_TRACKING_URI") or settings["tracking_uri"]
         client = MlflowClient(tracking_uri=absolute_uri(given, root))
         experiment = _experiment_id(client, settings, root)
-        run = client.create_run(experiment, run_name=name, tags=dict(tags))
-        _log_params(client, run.info.run_id, params)
+        run_id, parent = _create(client, experiment, run)
     except Exception as error:
-        return _give_up(unsent, error)
-    return MlflowTracker(client, run.info.run_id, unsent)
+        return _give_up(kept, error, run)
+    unsent.send_all(folder, client, lambda run: _create(client, experiment, run)[0])
+    tracker = MlflowTracker(client, run_id, kept, parent)
+    tracker.link = run_link(client.tracking_uri, experiment, run_id)
+    return tracker
 
 
-def store_root(project: Path) -> Path:
-    """Where the logbook lives: the project, also from the copy that `dvc exp run --temp` makes."""
-    parts = project.resolve().parts
-    for i in range(len(parts) - 2):
-        if parts[i : i + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:i])
-    return project.resolve()
+def _create(client: MlflowClient, experiment: str, run: Mapping[str, Any]) -> tuple[str, str]:
+    """Open the run that `run` describes; returns its id and that of its experiment's run."""
+    tags, parent = run["tags"], ""
+    if {"experiment", "config_hash"} <= set(tags):
+        parent = _parent(client, experiment, run)
+        tags = {**tags, "mlflow.parentRunId": parent}
+    made = client.create_run(experiment, run_name=run["name"], tags=tags)
+    _log_params(client, made.info.run_id, run["params"])
+    return str(made.info.run_id), parent
 
 
-def absolute_uri(uri: str, root: Path) -> str:
-    """A tracking or artifact address whose relative path means `root`, wherever one stands."""
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{root / uri.removeprefix('sqlite:///')}"
-    return uri if "://" in uri else (root / uri).as_uri()
+def _parent(client: MlflowClient, experiment: str, run: Mapping[str, Any]) -> str:
+    """The run that stands for the whole experiment: its stages hang below it in MLflow's UI."""
+    tags = run["tags"]
+    key = {"level": "experiment", **{name: tags[name] for name in ("experiment", "config_hash")}}
+    query = " and ".join(f"tags.{name} = '{value}'" for name, value in key.items())
+    found = client.search_runs([experiment], query, max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    made = client.create_run(experiment, run_name=tags["experiment"], tags=key)
+    _log_params(client, made.info.run_id, run["params"])
+    client.set_terminated(made.info.run_id, "FINISHED")
+    return str(made.info.run_id)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -192,19 +254,24 @@ def _experiment_id(client: MlflowClient, settings: Mapping[str, Any], root: Path
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    fields = [Param(key, str(value)[:MAX_PARAM]) for key, value in flatten(params).items()]
+    fields = [Param(key, str(value)[:MAX_PARAM]) for key, value in params.items()]
     for start in range(0, len(fields), MAX_PARAMS_A_REQUEST):
         client.log_batch(run_id, params=fields[start : start + MAX_PARAMS_A_REQUEST])
 
 
-def _give_up(unsent: Path, error: Exception) -> JsonLinesTracker:
+def metric_name(name: str) -> str:
+    """The name with what MLflow refuses replaced."""
+    return _NOT_IN_NAMES.sub("_", name)
+
+
+def _give_up(kept: Path, error: Exception, run: Mapping[str, Any]) -> UnsentTracker:
     logger.warning(
-        "MLflow does not answer (%s: %s); the run goes on and its numbers go to %s",
+        "MLflow does not answer (%s: %s); the run goes on and its numbers wait in %s",
         type(error).__name__,
         str(error).splitlines()[0][:200] if str(error) else "no message",
-        unsent,
+        kept,
     )
-    return JsonLinesTracker(unsent)
+    return UnsentTracker(kept, run)
 
 
 def _batches(waiting: queue.Queue[Any]) -> Iterator[list[Any]]:
@@ -217,11 +284,3 @@ def _batches(waiting: queue.Queue[Any]) -> Iterator[list[Any]]:
                 return
             batch.append(item)
         yield batch
-
-
-def _keep_numbers(batch: list[Any]) -> Callable[[JsonLinesTracker], None]:
-    def keep(fallback: JsonLinesTracker) -> None:
-        for values, step, _ in batch:
-            fallback.log(values, step)
-
-    return keep

@@ -9,13 +9,15 @@ from pipelines import tracking
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pandas as pd
+
     from contramask.boxes.box_set import BoxSet
     from contramask.data.store import Store
     from contramask.models.bundle import EncoderBundle
     from contramask.models.tokenizer_bundle import TokenizerBundle
     from contramask.results import RunInfo, StageOutput
     from contramask.train.device import LaunchConfig
-    from contramask.train.pretrain import PretrainConfig
+    from contramask.train.pretrain_config import PretrainConfig
 
 
 def pretrain_encoder(
@@ -26,10 +28,13 @@ def pretrain_encoder(
     run: RunInfo,
     launch: LaunchConfig,
     work: Path,
-) -> tuple[EncoderBundle, StageOutput]:
-    """Train one encoder; an interrupted training continues from `work`."""
-    from contramask.train.pretrain import pretrain
+) -> tuple[EncoderBundle, StageOutput, pd.DataFrame]:
+    """Train one encoder; an interrupted training continues from `work`.
+
+    The curve is returned once more, as a table of its own for `dvc plots`.
+    """
+    from contramask.train.launch import pretrain_on_devices
 
     tracker = tracking.current()
-    result = pretrain(store, boxes, config, run, launch, work, tracker, tokenizer)
-    return result.bundle, result.output
+    result = pretrain_on_devices(store, boxes, config, run, launch, work, tracker, tokenizer)
+    return result.bundle, result.output, result.output.tables["curve"]

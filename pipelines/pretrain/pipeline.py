@@ -20,7 +20,7 @@ def create_pipeline() -> Pipeline:
                     "params:launch",
                     "pretrain_work",
                 ],
-                outputs=["encoder", "pretrain_output"],
+                outputs=["encoder", "pretrain_output", "pretrain_curve"],
                 name="pretrain_encoder",
             )
         ]

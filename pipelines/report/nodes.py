@@ -33,3 +33,12 @@ def write_report(
     inputs = ReportInputs(results_folder, card, problems, contact_sheet, boxes_folder)
     report = build_report(inputs, config)
     return report.html, report.results, report.figures
+
+
+def summarise_results(
+    results: pd.DataFrame, config: ReportConfig
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """The page's numbers once more, for `dvc metrics` and `dvc plots`."""
+    from contramask.report.summary import summarise
+
+    return summarise(results, config)

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from pipelines.report.nodes import write_report
+from pipelines.report.nodes import summarise_results, write_report
 
 #: What must be finished before, when it is part of the run at all.
 MADE_BEFORE = [
@@ -16,7 +16,7 @@ MADE_BEFORE = [
 
 
 def create_pipeline() -> Pipeline:
-    """The stage's one node, wired to the catalog."""
+    """The page, and its numbers for programs."""
     return Pipeline(
         [
             Node(
@@ -32,6 +32,12 @@ def create_pipeline() -> Pipeline:
                 ],
                 outputs=["report_page", "results_table", "report_figures"],
                 name="write_report",
-            )
+            ),
+            Node(
+                summarise_results,
+                inputs=["results_table", "params:report"],
+                outputs=["metrics", "result_bars"],
+                name="summarise_results",
+            ),
         ]
     )

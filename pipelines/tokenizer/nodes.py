@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contramask.models.tokenizer_bundle import TokenizerBundle
     from contramask.results import RunInfo, StageOutput
     from contramask.train.device import LaunchConfig
-    from contramask.train.pretrain import PretrainConfig
+    from contramask.train.pretrain_config import PretrainConfig
     from contramask.train.tokenizer import TokenizerConfig
 
 

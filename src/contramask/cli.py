@@ -14,6 +14,7 @@ from contramask.commands import (
     import_weights,
     inspect,
     parity,
+    pretrain,
     verify,
 )
 from contramask.startup import tune_process
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench,
         fetch,
         verify,
+        pretrain,
     ):
         module.add(commands)
     options = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ from contramask.boxes.generate import BoxConfig
 from contramask.data.config import DatasetConfig
 from contramask.report.page import ReportConfig
 from contramask.train.device import LaunchConfig
-from contramask.train.pretrain import PretrainConfig
+from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.tokenizer import TokenizerConfig
 from contramask.transfer.detect import DetectionConfig
 from contramask.transfer.finetune import FinetuneConfig

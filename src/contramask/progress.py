@@ -18,7 +18,7 @@ from rich.progress import (
 T = TypeVar("T")
 
 
-def progress_bar() -> Progress:
+def progress_bar(hidden: bool = False) -> Progress:
     """A rich progress display: what, bar, count, elapsed, remaining and a free note at the end."""
     return Progress(
         TextColumn("{task.description}"),
@@ -29,6 +29,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}"),
         console=rich.get_console(),
+        disable=hidden,
     )
 
 

@@ -112,7 +112,7 @@ def test_a_failing_file_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"\.parquet, \.json, \.html, \.png"):
+    with pytest.raises(ValueError, match=r"\.parquet, \.csv, \.json, \.html, \.png"):
         FileDataset("data/x.pickle")
 
 

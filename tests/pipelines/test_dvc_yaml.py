@@ -56,8 +56,7 @@ def test_parameters_are_named_in_the_file_that_holds_them() -> None:
     }
     assert pretrain == {
         "conf/base/parameters_pretrain.yml": ["pretrain"],
-        "conf/base/parameters_methods.yml": ["methods", "recipes"],
-        "conf/base/parameters.yml": ["seed"],
+        "conf/base/parameters_methods.yml": ["methods.${item.method}", "recipes.${item.method}"],
     }
     assert stages["probe"]["params"] == [{"conf/base/parameters_probe.yml": ["probe"]}]
 
@@ -69,8 +68,40 @@ def test_all_of_a_stages_parameters_exist_in_their_files() -> None:
             for file, keys in entry.items():
                 known = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
                 for key in keys:
-                    *sections, last = key.split(".")
-                    assert last in reduce(getitem, sections, known)
+                    sections = key.partition(".${")[0].split(".")  # each cell has its own method
+                    assert reduce(getitem, sections, known) is not None
+
+
+def test_every_method_has_settings_and_a_recipe_that_dvc_can_watch() -> None:
+    text = (ROOT / "conf" / "base" / "parameters_methods.yml").read_text(encoding="utf-8")
+    groups = yaml.safe_load(text)
+    assert set(groups["methods"]) == set(groups["recipes"])
+    assert all(isinstance(recipe, dict) for recipe in groups["recipes"].values())
+
+
+def test_only_methods_of_tokens_wait_for_a_tokenizer() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    made = stages["tokenizer"]["outs"][0]
+    assert [name for name, stage in stages.items() if made in stage["deps"]] == ["pretrain_tokens"]
+    for name, stage in stages.items():
+        matrix = stage.get("matrix")
+        if name in ("dataset", "crop_boxes", "report"):
+            assert matrix is None
+        else:
+            tokens = name == "tokenizer" or name.endswith("_tokens")
+            key = "token_methods" if tokens else "methods"
+            assert matrix == {"method": f"${{experiment.{key}}}", "seed": "${experiment.seeds}"}
+
+
+def test_numbers_and_curves_are_for_dvc_metrics_and_dvc_plots() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert stages["report"]["metrics"] == ["data/08_reporting/metrics.json"]
+    (curve,) = stages["pretrain"]["plots"]
+    assert curve == {
+        "data/08_reporting/curves/${item.method}-s${item.seed}.csv": {
+            **{"title": "Pre-training", "x": "step", "y": "loss"}
+        }
+    }
 
 
 def test_check_fails_on_an_old_file_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,13 @@
 import pytest
 
 from contramask.typed import ConfigError
-from pipelines.experiment import automatic_name, check_name, config_hash, experiment_name
+from pipelines.experiment import (
+    automatic_name,
+    check_matrix,
+    check_name,
+    config_hash,
+    experiment_name,
+)
 
 PARAMS = {
     "experiment": "auto",
@@ -46,6 +52,31 @@ def test_a_given_name_is_taken_as_it_is() -> None:
     named = {**PARAMS, "experiment": "main"}
     assert experiment_name(named) == "main"
     assert automatic_name(named) == experiment_name(PARAMS)
+
+
+def test_a_name_may_stand_in_the_group() -> None:
+    group = {"name": "main", "methods": ["mae"], "token_methods": [], "seeds": [0, 1]}
+    assert experiment_name({**PARAMS, "experiment": group}) == "main"
+    assert experiment_name({**PARAMS, "experiment": {**group, "name": "auto"}}) == experiment_name(
+        PARAMS
+    )
+    check_matrix({"experiment": group})
+    check_matrix(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("group", "answer"),
+    [
+        ({"seed": [0]}, r"experiment\.seed: there is no such key; allowed here: name, methods"),
+        ({"seeds": 3}, r"experiment\.seeds: given 3; a list of whole numbers"),
+        ({"seeds": [0, "1"]}, r"experiment\.seeds"),
+        ({"methods": ["mae", "mae"]}, r"experiment\.methods.*each once"),
+        ({"methods": ["supmim"], "token_methods": ["supmim"]}, "supmim stands under"),
+    ],
+)
+def test_a_matrix_that_cannot_be_is_refused(group: dict, answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer):
+        check_matrix({"experiment": group})
 
 
 @pytest.mark.parametrize("params", [{}, {"pretrain": 3}, {"pretrain": {"method": "mae"}}])

@@ -19,11 +19,12 @@ from mlflow import MlflowClient
 
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
-from contramask.train.pretrain import PretrainConfig
+from contramask.train.pretrain_config import PretrainConfig
 from pipelines import tracking
 from pipelines.datasets import FolderDataset
 from pipelines.experiment import check_name
-from pipelines.hooks import ParameterHooks, TrackingHooks
+from pipelines.hooks import ParameterHooks
+from pipelines.tracking_hooks import TrackingHooks
 
 ROOT = Path(__file__).parents[2]
 PARAMS: dict[str, Any] = {
@@ -180,6 +181,31 @@ def test_a_run_holds_its_command_its_parameters_and_its_results(mlflow_project: 
     assert isinstance(tracking.current(), NullTracker)
 
 
+def test_a_run_names_its_data_and_results_name_their_run(mlflow_project: Path) -> None:
+    hooks, run_id = tracked(mlflow_project)
+    hooks._catalog = {"store": SimpleNamespace(_filepath="data/03_primary/store")}
+    store = SimpleNamespace(manifest={"name": "digits", "data_hash": "ab12"})
+    hooks.after_dataset_loaded("store", store)
+    hooks.after_dataset_loaded("store", store)  # a second node reads them, too
+    output = StageOutput()
+    hooks.before_dataset_saved("probe_output", output)
+    hooks.after_pipeline_run()
+    (entry,) = stored(mlflow_project, run_id).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("digits", "ab12")
+    assert output.facts["mlflow"] == {"run_id": run_id}
+
+
+def test_dvc_sends_methods_of_tokens_where_a_tokenizer_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DVC_STAGE", "pretrain@supmim-0")
+    with pytest.raises(click.ClickException, match=r"put it under experiment\.token_methods"):
+        checked({**PARAMS, "pretrain": {"method": {"name": "supmim"}}})
+    monkeypatch.setenv("DVC_STAGE", "pretrain_tokens@supmim-0")
+    run = checked({**PARAMS, "pretrain": {"method": {"name": "supmim"}}}).load("params:experiment")
+    assert run.experiment.startswith("supmim-")
+
+
 def test_an_error_in_a_node_fails_the_run(mlflow_project: Path) -> None:
     hooks, run_id = tracked(mlflow_project)
     hooks.on_pipeline_error(ValueError("no"))
@@ -215,7 +241,7 @@ from contramask.results import RunInfo
 from pipelines import tracking
 from pipelines.datasets import FolderDataset
 from pipelines.experiment import check_name
-from pipelines.hooks import TrackingHooks
+from pipelines.tracking_hooks import TrackingHooks
 # A shell that starts tests in the background has SIGINT ignored; a terminal has not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings = {"enabled": True, "tracking_uri": "sqlite:///mlflow.db", "artifacts": "mlartifacts",

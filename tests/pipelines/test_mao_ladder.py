@@ -32,7 +32,7 @@ STEPS = [
     (
         "mao_5_model_boxes_uniform",
         TOP,
-        MODEL_BOXES | {"crop_boxes.crop.alpha", VIEWS + "box_alpha"},
+        MODEL_BOXES | {VIEWS + "box_alpha"},
     ),
     ("mao_5_model_boxes", TOP, MODEL_BOXES),
     ("mao_5_shuffled_boxes", "mao_5_model_boxes", {"crop_boxes.deal"}),

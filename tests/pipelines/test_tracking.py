@@ -27,6 +27,10 @@ def client(project: Path) -> MlflowClient:
     return MlflowClient(tracking_uri=f"sqlite:///{project}/mlflow.db")
 
 
+def experiment_of(project: Path) -> str:
+    return str(client(project).get_experiment_by_name("e").experiment_id)
+
+
 def test_numbers_arrive_by_step(run: MlflowTracker, mlflow_project: Path) -> None:
     for step in range(120):
         run.log({"pretrain/loss": 1 / (step + 1), "pretrain/lr": 0.1}, step)
@@ -104,8 +108,38 @@ def test_a_server_that_was_never_there_is_replaced_by_a_file(
     tracker = start_run(SETTINGS, tmp_path, "cmae all", {}, {})
     assert isinstance(tracker, JsonLinesTracker)
     tracker.log({"loss": 1.0}, 0)
-    assert tracker.path == tmp_path / "mlflow-unsent" / "cmae-all.jsonl"
+    assert tracker.path.parent.parent == tmp_path / "mlflow-unsent"
+    assert tracker.path.parent.name.startswith("cmae-all-")
     assert '"loss": 1.0' in tracker.path.read_text(encoding="utf-8")
+
+
+def test_the_stages_of_an_experiment_hang_below_one_run(mlflow_project: Path) -> None:
+    tags = {"experiment": "mae-s0", "config_hash": "12ab"}
+    for stage, found in (("pretrain", {}), ("probe", {"mae/linear/mean/linear_top1": 71.5})):
+        tracker = start_run(SETTINGS, mlflow_project, f"mae-s0 {stage}", tags, {"seed": 0})
+        tracker.results(found)
+        tracker.close("FINISHED")
+    other = start_run(SETTINGS, mlflow_project, "x", {**tags, "config_hash": "ffff"}, {})
+    other.close("FINISHED")
+    runs = client(mlflow_project).search_runs([experiment_of(mlflow_project)])
+    named = {run.info.run_name: run for run in runs if run.data.tags["config_hash"] == "12ab"}
+    assert sorted(named) == ["mae-s0", "mae-s0 pretrain", "mae-s0 probe"]
+    whole = named["mae-s0"]
+    assert whole.data.metrics == {"mae/linear/mean/linear_top1": 71.5}
+    assert whole.data.params == {"seed": "0"}
+    for name in ("mae-s0 pretrain", "mae-s0 probe"):
+        assert named[name].data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert len(runs) == 5
+
+
+def test_data_are_inputs_of_the_run_with_their_hash(
+    run: MlflowTracker, mlflow_project: Path
+) -> None:
+    run.dataset("digit_scenes", "a" * 64, "data/03_primary/store", "store")
+    run.close("FINISHED")
+    (entry,) = client(mlflow_project).get_run(run.run_id).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("digit_scenes", "a" * 36)
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "store")]
 
 
 def test_two_runs_that_start_a_project_at_once_share_its_experiment(

@@ -134,8 +134,10 @@ def pretrain_output(method: str, seed: int, scenes: Scenes) -> StageOutput:
         "command": f"kedro run --params pretrain.method.name={method},seed={seed}",
         "versions": {"torch": "2.15.0", "timm": "1.0.31"},
         "finished": "2026-11-02T10:00:00+00:00",
-        "run_id": f"run-of-{method}-{seed}",
-        "run_url": "javascript:alert(1)" if method == "mae" else "https://host/#/runs/1?a=b&c=d",
+        "mlflow": {
+            "run_id": f"run-of-{method}-{seed}",
+            "url": "javascript:alert(1)" if method == "mae" else "https://host/#/runs/1?a=b&c=d",
+        },
     }
     return StageOutput(tables={"curve": curve}, arrays=arrays, facts=facts)
 

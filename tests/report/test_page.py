@@ -183,8 +183,8 @@ def test_fine_tuned_classifiers_are_judged(page):
 
 
 def test_runs_are_named_and_linked_where_they_are_on_the_web(page):
-    part = page.html.partition("Tracked runs")[2].partition("</ul>")[0]
-    assert "mae-a1b2-s0/pretrain: run-of-mae-0" in words(part)
+    part = page.html.partition("MLflow run")[2].partition("</table>")[0]
+    assert "run-of-mae-0" in words(part)
     assert part.count("<a href") == 2  # of cmae's two seeds
     assert "2026-11-02 10:00:00" in page.html
 

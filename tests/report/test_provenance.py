@@ -5,7 +5,6 @@ from contramask.report.provenance import (
     plain_facts,
     protocol_lines,
     revision_in_words,
-    run_links,
     stage_table,
 )
 from contramask.report.tables import Stage
@@ -36,6 +35,14 @@ def test_settings_that_differ_between_experiments_are_called_out():
     assert text == "k = 20. Measured with other settings, so not comparable: c."
 
 
+def test_settings_that_change_no_number_may_differ():
+    first = {"k": 20, "anchor": True, "attentive": {"epochs": 4, "pictures": 6}}
+    second = {"k": 20, "anchor": False, "attentive": {"epochs": 4, "pictures": 8}}
+    configs = (("a", first), ("b", second))
+    ((_, text),) = protocol_lines([stage(name, "probe", config=c) for name, c in configs])
+    assert "not comparable" not in text
+
+
 def test_stages_follow_the_order_of_work_and_tell_their_machine():
     table = stage_table(
         [
@@ -45,6 +52,24 @@ def test_stages_follow_the_order_of_work_and_tell_their_machine():
     )
     assert table.rows[0] == ("a", "Pre-training", "12.3", "a laptop")
     assert table.rows[1] == ("a", "Object detection", "\N{EN DASH}", "not run")
+
+
+def test_a_stage_links_to_its_run_in_the_logbook():
+    link = {"run_id": "<5f>", "url": "https://logs/#/experiments/1/runs/5f?a=1&b=2"}
+    table = stage_table(
+        [
+            stage("a", "pretrain", mlflow=link),
+            stage("a", "probe", mlflow={"run_id": "6f"}),
+            stage("a", "finetune", mlflow={"run_id": "7f", "url": "javascript:alert(1)"}),
+        ]
+    )
+    assert table.columns[-1] == "MLflow run"
+    assert [row[-1] for row in table.rows] == [
+        '<a href="https://logs/#/experiments/1/runs/5f?a=1&amp;b=2" rel="noreferrer">'
+        "&lt;5f&gt;</a>",
+        "6f",
+        "7f",
+    ]
 
 
 def test_equal_facts_are_told_once():
@@ -59,17 +84,3 @@ def test_equal_facts_are_told_once():
 def test_local_changes_are_told_in_words():
     assert revision_in_words("abc123+") == "abc123 with local changes"
     assert revision_in_words("abc123") == "abc123"
-
-
-def test_runs_are_linked_only_on_the_web():
-    stages = [
-        stage("a", "pretrain", run_url="https://host/run", run_id="17"),
-        stage("a", "probe", run_id="18"),
-        stage("a", "finetune", run_url="javascript:alert(1)"),
-        stage("a", "detection"),
-    ]
-    assert run_links(stages) == [
-        ("a/pretrain", "17", "https://host/run"),
-        ("a/probe", "18", ""),
-        ("a/finetune", "javascript:alert(1)", ""),
-    ]

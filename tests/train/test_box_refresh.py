@@ -25,7 +25,8 @@ from contramask.tracker import NullTracker
 from contramask.train import box_refresh
 from contramask.train.box_refresh import RefreshConfig, RefreshedBoxes
 from contramask.train.device import LaunchConfig
-from contramask.train.pretrain import PretrainConfig, PretrainResult, pretrain
+from contramask.train.pretrain import PretrainResult, pretrain
+from contramask.train.pretrain_config import PretrainConfig
 from contramask.typed import ConfigError, parse
 
 RUN = RunInfo(experiment="tiny-0000-s1", config_hash="0000", seed=1)

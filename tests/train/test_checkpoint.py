@@ -98,3 +98,40 @@ def test_done_forgets(tmp_path: Path) -> None:
     keeper.save({"step": 1})
     keeper.done()
     assert keeper.load(CPU) is None
+
+
+def test_older_checkpoints_stay_as_asked_and_serve_when_the_newest_is_damaged(
+    tmp_path: Path,
+) -> None:
+    keeper = Keeper(tmp_path, SETTINGS, keep_last=3)
+    for step in range(5):
+        keeper.save({"step": step})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-1.pt", "last-2.pt", "last.pt"]
+    for expected, path in ((4, "last.pt"), (3, "last-1.pt"), (2, "last-2.pt")):
+        state = keeper.load(torch.device("cpu"))
+        assert state is not None
+        assert state["step"] == expected
+        (tmp_path / path).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"last\.pt cannot be read .* delete the file"):
+        keeper.load(torch.device("cpu"))
+    keeper.done()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, SETTINGS, keep_last=2)
+    keeper.save({"step": 1})
+    keeper.path.rename(tmp_path / "last-1.pt")
+    state = keeper.load(torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 1
+
+
+def test_milestones_stay_for_good(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, SETTINGS, milestones=[2])
+    keeper.save({"step": 8})
+    keeper.keep_milestone(2)
+    keeper.save({"step": 9})
+    keeper.done()
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0002.pt"]
+    assert torch.load(tmp_path / "epoch-0002.pt", weights_only=True)["step"] == 8

@@ -219,8 +219,21 @@ def test_nothing_is_saved_before_it_is_due(tmp_path: Path) -> None:
     method = make_method(MAE)
     keeper = Keeper(tmp_path, {})
     plan = make_plan(method, save_minutes=5.0)
-    fit(method, make_loader(method), plan, NullTracker(), keeper)
+    with pytest.raises(KeyboardInterrupt):
+        fit(method, Breaking(make_loader(method), 7), plan, NullTracker(), keeper)
     assert not keeper.path.exists()
+
+
+def test_the_last_step_is_kept_until_the_results_are_safe(tmp_path: Path) -> None:
+    method = make_method(MAE)
+    keeper, loader = Keeper(tmp_path, {}), make_loader(method)
+    plan = make_plan(method, save_minutes=5.0)
+    curve = fit(method, loader, plan, NullTracker(), keeper)
+    again = make_method(MAE)
+    found = fit(again, loader, make_plan(again), NullTracker(), keeper)  # trains nothing
+    pd.testing.assert_frame_equal(found, curve)
+    for name, value in method.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
 
 
 def test_a_finished_run_forgets_its_checkpoint_when_told(tmp_path: Path) -> None:
@@ -255,7 +268,7 @@ def test_a_non_finite_loss_stops_and_names_the_steps(bad: float, tmp_path: Path)
     keeper = Keeper(tmp_path, {})
     source = Given([1, 1, 1, 1, 1, bad, 1, 1])
     plan = scalar_plan(model, log_every=4)
-    with pytest.raises(NonFiniteLoss, match=r"pretrain: loss, half .* between steps 4 and 6"):
+    with pytest.raises(NonFiniteLoss, match=r"pretrain: the loss became .* at step 6"):
         fit(model, source, plan, NullTracker(), keeper)
     state = keeper.load(CPU)
     assert state is not None
@@ -266,14 +279,14 @@ def test_a_non_finite_loss_stops_and_names_the_steps(bad: float, tmp_path: Path)
 def test_without_a_checkpoint_it_stops_at_the_next_line() -> None:
     model = Scalar(lambda x: x)
     source = Given([1, 1, 1, 1, 1, float("nan"), 1, 1])
-    with pytest.raises(NonFiniteLoss, match="between steps 4 and 8"):
+    with pytest.raises(NonFiniteLoss, match="at step 6"):
         fit(model, source, scalar_plan(model, log_every=4), NullTracker())
 
 
 def test_weights_that_went_wrong_behind_a_finite_loss_are_not_kept(tmp_path: Path) -> None:
     model = Scalar(torch.sqrt, weight=0.0)  # loss 0, gradient infinite
     keeper = Keeper(tmp_path, {})
-    with pytest.raises(NonFiniteLoss, match="weight became NaN or infinite"):
+    with pytest.raises(NonFiniteLoss, match="the gradient became NaN or infinite at step 1"):
         fit(model, Given([1, 1]), scalar_plan(model, log_every=100), NullTracker(), keeper)
     assert not keeper.path.exists()
 
@@ -283,7 +296,7 @@ def test_a_nan_in_cmae_is_told_as_such() -> None:
     with torch.no_grad():
         method.encoder.cls_token.fill_(float("nan"))
         method.target_encoder.cls_token.fill_(float("nan"))
-    with pytest.raises(NonFiniteLoss, match="lower the learning rate, set clip_grad"):
+    with pytest.raises(NonFiniteLoss, match="Lower the learning rate, set clip_grad"):
         fit(method, make_loader(method), make_plan(method), NullTracker())
 
 

@@ -32,7 +32,8 @@ from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.checkpoint import ResumeRefused
 from contramask.train.device import LaunchConfig
-from contramask.train.pretrain import PretrainConfig, PretrainResult, pretrain
+from contramask.train.pretrain import PretrainResult, pretrain
+from contramask.train.pretrain_config import PretrainConfig
 from contramask.typed import ConfigError, parse
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")

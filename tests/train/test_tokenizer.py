@@ -20,7 +20,8 @@ from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
-from contramask.train.pretrain import PretrainConfig, pretrain
+from contramask.train.pretrain import pretrain
+from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.tokenizer import (
     TokenizerConfig,
     TokenizerResult,

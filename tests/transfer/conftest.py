@@ -11,7 +11,8 @@ from contramask.models.encoder import EncoderConfig
 from contramask.results import RunInfo
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
-from contramask.train.pretrain import PretrainConfig, pretrain
+from contramask.train.pretrain import pretrain
+from contramask.train.pretrain_config import PretrainConfig
 
 
 @pytest.fixture(scope="session")

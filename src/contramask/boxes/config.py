@@ -51,7 +51,7 @@ class BoxConfig:
     #: null = the rule that suits the method (`RULES`).
     rule: RuleConfig | None = None
     #: The crops `binds` and the crop check refer to; null = those of the pre-training where it is
-    #: known (`for_views`), else ContrastiveCrop's.
+    #: known (`for_views`), else ContrastiveCrop's. What is given here replaces all of them.
     crop: CropConfig | None = None
     gates: GateConfig = field(default_factory=GateConfig)
     #: What a training gets from a refused set: an error, the boxes all the same, or whole images.

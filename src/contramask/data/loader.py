@@ -49,7 +49,9 @@ class ImageLoader:
     """Shuffled batches of views; the last, incomplete batch of an epoch is dropped.
 
     The next batch is read from the store by one thread while the device works on the current one.
-    Raises `ValueError` when there are fewer images than one batch holds.
+    share (i, n): only the i-th of n equal parts of every batch is made, for the i-th of n processes
+    (from 0). Raises `ValueError` when there are fewer images than one batch holds, or a batch
+    cannot be shared equally.
     """
 
     def __init__(
@@ -60,12 +62,19 @@ class ImageLoader:
         seed: int,
         device: torch.device,
         boxes: np.ndarray | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if len(images) < batch_size:
             raise ValueError(
                 f"a batch of {batch_size} cannot be filled from {len(images)} images; set "
                 f"batch_size to {len(images)} or less, or give more images"
             )
+        if batch_size % share[1]:
+            raise ValueError(
+                f"a batch of {batch_size} images cannot be shared equally by {share[1]} processes; "
+                f"set batch_size to a multiple of {share[1]}, or launch.devices to a divisor of it"
+            )
+        self.share = share
         self.images, self.views, self.seed, self.device = images, views, seed, device
         self.batch_size = batch_size
         self.steps_per_epoch = len(images) // batch_size
@@ -82,6 +91,12 @@ class ImageLoader:
             )
         return "reading is too slow: put the store on a local disk, or where memory can hold it"
 
+    def rows(self, step: int) -> np.ndarray:
+        """Row numbers of the whole batch of a step, counted over all epochs from 0."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        start = batch * self.batch_size
+        return epoch_order(len(self.images), self.seed, epoch)[start : start + self.batch_size]
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
         parts = self._parts(epoch, start)
@@ -94,12 +109,13 @@ class ImageLoader:
                 yield self._batch(indices, fetched, epoch)
 
     def _parts(self, epoch: int, start: int) -> list[np.ndarray]:
-        """Row numbers of each batch of an epoch from step `start` on."""
+        """This process's row numbers of each batch of an epoch from step `start` on."""
         order = epoch_order(len(self.images), self.seed, epoch)
         starts = range(
             start * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size
         )
-        return [order[s : s + self.batch_size] for s in starts]
+        number, count = self.share
+        return [np.split(order[s : s + self.batch_size], count)[number] for s in starts]
 
     def _batch(self, indices: np.ndarray, pixels: np.ndarray, epoch: int) -> Batch:
         index = torch.from_numpy(indices).to(self.device)

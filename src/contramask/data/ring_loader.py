@@ -20,9 +20,16 @@ class RingLoader(ImageLoader):
     """
 
     def __init__(
-        self, recipe: Recipe, views: Views, seed: int, device: torch.device, workers: int
+        self,
+        recipe: Recipe,
+        views: Views,
+        seed: int,
+        device: torch.device,
+        workers: int,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        super().__init__(recipe.images, views, recipe.shape[1], seed, device)
+        whole = recipe.shape[1] * share[1]  # a recipe is for one process's part
+        super().__init__(recipe.images, views, whole, seed, device, share=share)
         self.ring, self.workers = make_ring(recipe, workers), workers
 
     @property

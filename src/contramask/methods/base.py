@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from contramask.draws import uniform
@@ -37,8 +38,8 @@ class Settings(Protocol):
 class Method(nn.Module):
     """One pre-training objective around one encoder; subclasses define `forward(batch)`.
 
-    `encoder` is what gets exported and `branch` says which network that is. `gather` and `rank` are
-    hooks for a trainer of several processes; ours is one process and leaves them as they are.
+    `encoder` is what gets exported and `branch` says which network that is. Of several processes,
+    each sees a share of the batch: `gather` collects values of all shares, `rank` numbers this one.
     """
 
     config: Settings
@@ -64,6 +65,13 @@ class Method(nn.Module):
 
         data is the store's manifest. Raises `ValueError` where data or tokenizer do not serve.
         """
+
+    def coupling(self, labels: np.ndarray) -> str | None:
+        """Why a batch's loss is not the mean of its parts' losses; None where it is.
+
+        labels (N,) are those of the images, -1 where unknown.
+        """
+        return None
 
     def after_step(self, progress: float) -> None:
         """Update target networks; progress runs from 0 to 1 over the whole training."""

@@ -18,6 +18,7 @@ notes and the authors' answers.
 
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -112,6 +113,10 @@ class CMAE(PixelMethod):
         terms = {"recon_loss": recon.detach(), "contrast_loss": contrast.detach()}
         self.latest = (query.detach(), key)
         return StepOutput(loss, terms)
+
+    def coupling(self, labels: np.ndarray) -> str | None:
+        """Negatives and batch norms."""
+        return "an image's negatives, and its batch norms' statistics, are the batch's other images"
 
     def gauges(self) -> dict[str, Tensor]:
         """Cosines, in-batch top-1, feature spread and effective rank of the latest step."""

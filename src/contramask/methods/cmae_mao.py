@@ -21,6 +21,7 @@ paper of the same short name by Huang et al.: `cmae`.
 from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -207,6 +208,12 @@ class CMAEMao(PixelMethod):
         sums = {name: torch.stack(losses).sum() for name, losses in parts.items()}
         loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
         return StepOutput(loss, {k: v.detach() / len(parts[k]) for k, v in sums.items()})
+
+    def coupling(self, labels: np.ndarray) -> str | None:
+        """Negatives and batch norms, where there is a contrastive task."""
+        if self.config.con_site == "none":
+            return None
+        return "an image's negatives, and its batch norms' statistics, are the batch's other images"
 
     def gauges(self) -> dict[str, Tensor]:
         """Cosines, in-batch top-1, feature spread; position accuracy beside that of guessing."""

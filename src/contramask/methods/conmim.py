@@ -20,6 +20,7 @@ import logging
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -105,7 +106,7 @@ class ConMIM(Method):
         """Momentum projections of all patches, (B, L, d)."""
         keys: Tensor = self.target_projector(self.target_encoder.forward_tokens(target_view))[:, 1:]
         if self.config.key_centering == "per_position":
-            return keys - keys.mean(dim=0, keepdim=True)
+            return keys - self.gather(keys.mean(dim=0, keepdim=True)).mean(dim=0, keepdim=True)
         return keys
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -116,6 +117,10 @@ class ConMIM(Method):
         loss = patch_info_nce(query, key, mask.ids_hide, self.config.temperature)
         self.latest = (query.detach(), key, mask.ids_hide)
         return StepOutput(loss, {"contrast_loss": loss.detach()})
+
+    def coupling(self, labels: np.ndarray) -> str | None:
+        """Batch norms of the projector; negatives are of the same image."""
+        return "the projector's batch norms take their statistics from all images of the batch"
 
     def after_step(self, progress: float) -> None:
         """Move the momentum networks; batch-norm buffers keep their own statistics."""

@@ -25,6 +25,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -176,6 +177,19 @@ class SupMIM(Method):
         masked = mim(self.encoder, _part(batch, slice(first)))
         return self.classify(_classified(rest)), rest["label"], masked
 
+    def coupling(self, labels: np.ndarray) -> str | None:
+        """Means over what is not equally much in every part of a batch."""
+        if (labels < 0).any():
+            return (
+                "some images have no class, and the class loss is a mean over those that have one"
+            )
+        rule = self.config.mask_rule
+        if self.mim is None or (self.config.mode != "split" and rule.clean_share is None):
+            return None
+        if self.config.mode == "split":
+            return "mode split cuts a batch in two, and parts of it would be cut again"
+        return "images hide different numbers of patches, and the loss is a mean over all of them"
+
     def classify(self, images: Tensor) -> Tensor:
         """Class logits (B, K) of complete images."""
         tokens = self.encoder.forward_tokens(images)
@@ -217,12 +231,13 @@ class SupMIM(Method):
 
     def _class_score(self, logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Smoothed cross-entropy over labelled images, 0 without any; terms: the loss and top-1."""
-        count, smoothing = (label >= 0).sum().clamp_min(1), self.config.label_smoothing
+        smoothing = self.config.label_smoothing
+        labelled = self.gather((label >= 0).sum()[None]).float().mean()  # of a process, on average
         total = F.cross_entropy(
             logits.float(), label, reduction="sum", ignore_index=-1, label_smoothing=smoothing
         )
-        loss = total / count
-        top1 = (logits.argmax(dim=1) == label).sum() / count
+        loss = total / labelled.clamp_min(1e-6)
+        top1 = (logits.argmax(dim=1) == label).sum() / labelled.clamp_min(1e-6)
         return loss, {"class_loss": loss.detach(), "class_top1": top1}
 
     def _pool(self, tokens: Tensor, visible: Tensor) -> Tensor:

@@ -246,7 +246,6 @@ def _provenance(rows: pd.DataFrame, stages: Sequence[tables.Stage]) -> dict[str,
     return {
         "experiments": provenance.experiment_table(rows) if len(rows) else None,
         "stages": provenance.stage_table(stages) if stages else None,
-        "runs": provenance.run_links(stages),
         "commands": provenance.plain_facts(stages, "command"),
         "versions": provenance.plain_facts(stages, "versions"),
         "configs": provenance.plain_facts(stages, "config"),

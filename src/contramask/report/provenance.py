@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from contramask.report.sections import TASK_TITLES, Table, frame_table, in_words, task_title
 from contramask.report.tables import Stage
 
 #: Settings that change no number.
-BOOKKEEPING = ("anchor", "log_every", "pictures", "cache_megabytes", "classes")
+BOOKKEEPING = ("anchor", "log_every", "pictures", "worst", "cache_megabytes", "classes", "enabled")
 
 #: Stages that measure nothing; their settings stand elsewhere.
 TRAINING = ("tokenizer", "pretrain")
@@ -29,11 +30,20 @@ def protocol_lines(stages: Sequence[Stage]) -> list[tuple[str, str]]:
         if shown is None:
             continue
         text = ", ".join(f"{key} = {in_words(value)}" for key, value in _telling(shown).items())
-        other = [name for name, config in configs.items() if config != shown]
+        other = [name for name, config in configs.items() if _science(config) != _science(shown)]
         if other:
             text += f". Measured with other settings, so not comparable: {in_words(other)}"
         lines.append((title, text + "."))
     return lines
+
+
+def _science(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that may change a number, nested ones too."""
+    return {
+        key: _science(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in BOOKKEEPING
+    }
 
 
 def _telling(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,22 +70,8 @@ def revision_in_words(revision: str) -> str:
     return revision.replace("+", " with local changes")
 
 
-def run_links(stages: Sequence[Stage]) -> list[tuple[str, str, str]]:
-    """(stage, what to call its tracked run, its address or nothing) of stages that note a run.
-
-    Only addresses of the web are linked: a page may be handed on, and must not run anything.
-    """
-    links = []
-    for stage in stages:
-        address, number = (str(stage.output.facts.get(key) or "") for key in ("run_url", "run_id"))
-        if address or number:
-            linked = address if address.startswith(("http://", "https://")) else ""
-            links.append((f"{stage.experiment}/{stage.task}", number or address, linked))
-    return links
-
-
 def stage_table(stages: Sequence[Stage]) -> Table:
-    """Which machine ran which stage for how long."""
+    """Which machine ran which stage for how long, and its run in the logbook where one is known."""
     lines: list[tuple[str, ...]] = []
     place = {task: number for number, task in enumerate(TASK_TITLES)}
     for stage in sorted(stages, key=lambda s: (s.experiment, place.get(s.task, len(place)))):
@@ -84,11 +80,24 @@ def stage_table(stages: Sequence[Stage]) -> Table:
         took = f"{float(seconds):,.1f}" if isinstance(seconds, int | float) else "\N{EN DASH}"
         machine = "not run" if stage.skipped is not None else in_words(facts.get("machine"))
         finished = in_words(facts.get("finished")).replace("T", " ").removesuffix("+00:00")
-        lines.append((stage.experiment, task_title(stage.task), took, finished, machine))
-    heads: tuple[str, ...] = ("Experiment", "Stage", "Seconds", "Finished (UTC)", "Machine")
-    if all(line[3] == in_words(None) for line in lines):  # made before stages noted it
-        heads, lines = heads[:3] + heads[4:], [line[:3] + line[4:] for line in lines]
-    return Table("Stages, their time and their machine", heads, tuple(lines))
+        run = _run_cell(facts.get("mlflow") or {})
+        lines.append((stage.experiment, task_title(stage.task), took, finished, machine, run))
+    heads = ("Experiment", "Stage", "Seconds", "Finished (UTC)", "Machine", "MLflow run")
+    blank = {3: in_words(None), 5: ""}  # what older stages did not note needs no column
+    used = [n for n in range(len(heads)) if any(line[n] != blank.get(n) for line in lines)]
+    rows = tuple(tuple(line[n] for n in used) for line in lines)
+    return Table("Stages, their time and their machine", tuple(heads[n] for n in used), rows)
+
+
+def _run_cell(link: Mapping[str, Any]) -> str:
+    """A link to the run's page where a server shows one, otherwise the run's id.
+
+    Only addresses of the web are linked: a page may be handed on, and must not run anything.
+    """
+    run_id, url = str(link.get("run_id", "")), str(link.get("url", ""))
+    if not url.startswith(("http://", "https://")):
+        return run_id
+    return Markup('<a href="{}" rel="noreferrer">{}</a>').format(url, run_id)
 
 
 def plain_facts(stages: Sequence[Stage], key: str) -> list[tuple[str, str]]:

@@ -4,10 +4,10 @@ import os
 import platform
 from contextlib import AbstractContextManager
 from dataclasses import dataclass as plain_dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from timm.layers.attention import Attention
 from timm.models.beit import Attention as BeitAttention
@@ -18,19 +18,36 @@ from contramask.startup import keep_freed_memory
 from contramask.typed import STRICT
 
 Precision = Literal["bf16", "fp32"]
+Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
 class LaunchConfig:
-    """Hardware, kept apart from what is science; it never enters an experiment's hash.
+    """Hardware and safety, apart from what is science; they never enter an experiment's hash.
 
-    `workers` are the processes that run `pretrain.views.transforms`, where there are any; None: as
-    many as there are cores but one. With 0 a thread runs them.
+    Pre-training runs as one process for each of `devices` on each of `nodes` machines; all other
+    stages as one. `workers` are the processes that run `pretrain.views.transforms`, where there
+    are any; None: as many as there are cores but one. With 0 a thread runs them.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     workers: int | None = Field(default=None, ge=0, le=256)
+    devices: Literal["auto"] | Count = "auto"  # of one machine; auto: all accelerators, or one cpu
+    nodes: int = Field(default=1, ge=1)  # machines; the others join with `contramask join`
+    rendezvous: str | None = None  # host:port of one of them, on which all meet
+    restarts: int = Field(default=3, ge=0)  # of all processes, after one of them was lost
+    keep_last: int = Field(default=1, ge=1)  # running checkpoints
+    milestones: tuple[Count, ...] = ()  # epochs after which a checkpoint stays for good
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LaunchConfig":
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                f"nodes {self.nodes} need a place to meet; set launch.rendezvous to host:port of "
+                "one of the machines, such as node1:29400"
+            )
+        return self
 
     @property
     def worker_count(self) -> int:
@@ -67,6 +84,22 @@ def pick_machine(config: LaunchConfig) -> Machine:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     return Machine(device, precision)
+
+
+def device_count(config: LaunchConfig) -> int:
+    """How many devices of this machine a launch takes; raises `ValueError` if they are not there.
+
+    Any number of processes may share a processor.
+    """
+    name = _device_name(config.device)
+    there = torch.cuda.device_count() if name == "cuda" else 1
+    if config.devices == "auto":
+        return there
+    if config.devices > there and name != "cpu":
+        raise ValueError(
+            f"launch.devices is {config.devices}, and this machine has {there} of {name}"
+        )
+    return config.devices
 
 
 def prepare(module: nn.Module, machine: Machine) -> nn.Module:

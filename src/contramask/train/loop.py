@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
@@ -16,15 +17,15 @@ from contramask.progress import progress_bar
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import Machine
+from contramask.train.guard import Guard, NonFiniteLoss
+from contramask.train.interruption import Interruption
+from contramask.train.meter import Meter
 from contramask.train.waiting import WaitingAdvice
+from contramask.train.world import bare, current_world, parallel, unsynced
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; training stopped before the next checkpoint was written."""
 
 
 class BatchSource(Protocol):
@@ -50,35 +51,10 @@ class TrainPlan:
     clip_grad: float | None = None
     log_every: int = 20
     save_minutes: float = 10.0
-
-
-@dataclass
-class _Meter:
-    """Sums on the device between two log lines, so that no step waits for the host."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
-    waited: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-
-    def add(self, output: StepOutput) -> None:
-        values = {"loss": output.loss.detach(), **output.terms}
-        for name, value in values.items():
-            value = value.float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.steps += 1
-
-    def means(self) -> dict[str, float]:
-        return {name: float(total) / self.steps for name, total in self.sums.items()}
-
-    def state(self) -> dict[str, Any]:
-        """Plain values from which `resumed` goes on, as if the run had not been interrupted."""
-        elapsed = time.perf_counter() - self.since
-        return {**vars(self), "since": elapsed}
-
-    @classmethod
-    def resumed(cls, state: dict[str, Any]) -> "_Meter":
-        return cls(**{**state, "since": time.perf_counter() - state["since"]})
+    accumulate: int = 1  # equal parts a batch is cut into, to need less memory
+    skip_up_to: int = 0  # steps that may be left out because they are not finite
+    #: Ids of the images of a step, counted from 0, for messages.
+    images_at: Callable[[int], list[str]] | None = None
 
 
 def fit(
@@ -95,12 +71,17 @@ def fit(
     called where they exist. Raises `NonFiniteLoss`.
     """
     run = _Run(model, source, plan, tracker, keeper)
-    with progress_bar() as bar:
+    with ExitStack() as stack:
+        stack.callback(run.world.announce_end)
+        stop = stack.enter_context(Interruption(run.world)) if keeper else None
+        bar = stack.enter_context(progress_bar(hidden=not run.world.is_main))
         task = bar.add_task(plan.name, total=run.total, completed=run.step, note="")
         for epoch in range(run.step // source.steps_per_epoch, plan.epochs):
             for batch in run.batches(epoch):
                 run.one_step(batch)
                 bar.update(task, completed=run.step, note=run.note)
+                if stop and stop.requested:
+                    run.save_and_stop(stop)
             if not bar.console.is_terminal:  # a bar cannot be watched in a file; lines can
                 log.info("%s: epoch %d of %d, %s", plan.name, epoch + 1, plan.epochs, run.note)
     return pd.DataFrame(run.rows)
@@ -113,22 +94,59 @@ def train_step(
     machine: Machine,
     progress: float,
     clip_grad: float | None = None,
+    accumulate: int = 1,
+    guard: Guard | None = None,
 ) -> StepOutput:
     """One update: forward, backward, optimiser, target networks; nothing in it waits for a device.
 
-    `progress` in (0, 1] is the share of the training done after this step.
+    `progress` in (0, 1] is the share of the training done after this step. `accumulate` passes
+    over equal parts of the batch share one update; a guard is asked before it.
     """
-    with machine.autocast():
-        output: StepOutput = model(batch)
     optimizer.zero_grad(set_to_none=True)
-    output.loss.backward()  # type: ignore[no-untyped-call]
-    if clip_grad is not None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
+    output = _backward(model, batch, machine, accumulate)
+    if clip_grad is not None or guard is not None:
+        norm = _gradient_norm(optimizer, clip_grad)
+        if guard is not None:
+            guard.watch(output.loss, norm, optimizer)
     optimizer.step()
-    if after_step := getattr(model, "after_step", None):
+    if after_step := getattr(bare(model), "after_step", None):
         after_step(progress)
     return output
+
+
+def _gradient_norm(optimizer: torch.optim.Optimizer, clip_grad: float | None) -> Tensor:
+    """The norm of the whole gradient, which is clipped to `clip_grad` if that is given."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if clip_grad is not None:
+        return torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def _backward(model: nn.Module, batch: Batch, machine: Machine, parts: int) -> StepOutput:
+    """Gradients of the mean loss of a batch's equal parts, and that loss."""
+    outputs: list[StepOutput] = []
+    for number in range(parts):
+        synced = number == parts - 1
+        with nullcontext() if synced else unsynced(model):
+            with machine.autocast():
+                output: StepOutput = model(part_of(batch, number, parts))
+            (output.loss / parts).backward()  # type: ignore[no-untyped-call]
+        outputs.append(output)
+    if parts == 1:
+        return outputs[0]
+    loss = torch.stack([each.loss.detach() for each in outputs]).mean()
+    names = outputs[0].terms
+    terms = {name: torch.stack([each.terms[name] for each in outputs]).mean() for name in names}
+    return StepOutput(loss, terms)
+
+
+def part_of(batch: Batch, number: int, parts: int) -> Batch:
+    """One of `parts` equal parts of a batch, counted from 0."""
+    if parts == 1:
+        return batch
+    return {
+        k: v.tensor_split(parts)[number] if isinstance(v, Tensor) else v for k, v in batch.items()
+    }
 
 
 class _Run:
@@ -143,17 +161,22 @@ class _Run:
         keeper: Keeper | None,
     ) -> None:
         self.model, self.source, self.plan = model.train(), source, plan
-        self.tracker, self.keeper = tracker, keeper
+        self.tracker, self.keeper, self.world = tracker, keeper, current_world()
         self.step, self.rows, self.note = 0, list[dict[str, float]](), ""
         self.total = plan.epochs * source.steps_per_epoch
-        self.meter, self.saved = _Meter(), time.monotonic()
+        self.meter, self.saved = Meter(), time.monotonic()
+        self.guard = Guard(plan.name, self.world, plan.machine.device, plan.skip_up_to)
+        self.guard.images_at, self.guard.folder = plan.images_at, keeper.folder if keeper else None
         self.waiting = WaitingAdvice(plan.name, source)
         state = keeper.load(plan.machine.device) if keeper else None
         if state:
             self.step, self.rows = state["step"], state["rows"]
-            self.meter = _Meter.resumed(state["meter"])
+            self.meter = Meter.resumed(state["meter"])
+            self.guard.resume(state.get("skipped", 0))
             model.load_state_dict(state["model"])
             plan.optimizer.load_state_dict(state["optimizer"])
+            log.info("%s: continued from step %d of %d", plan.name, self.step, self.total)
+        self.trained = parallel(model, self.world)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """One epoch's remaining batches; the time spent waiting for them is measured."""
@@ -171,25 +194,39 @@ class _Run:
         plan, optimizer = self.plan, self.plan.optimizer
         # Drop path and dropout draw from torch's generator: seeding it by step makes them, too,
         # independent of where a run was continued.
-        torch.manual_seed(plan.seed * 1_000_003 + self.step)
+        torch.manual_seed(plan.seed * 1_000_003 + self.step + self.world.rank * 7_368_787)
         factor = plan.factor_at(self.step)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         progress = (self.step + 1) / self.total
-        output = train_step(self.model, batch, optimizer, plan.machine, progress, plan.clip_grad)
+        guard, clip, parts = self.guard, plan.clip_grad, plan.accumulate
+        guard.step = self.step
+        output = train_step(
+            self.trained, batch, optimizer, plan.machine, progress, clip, parts, guard
+        )
         self.step += 1
-        self.meter.add(output)
+        self.meter.add(output, guard.bad)
         last = self.step == self.total
         if last or self.step % plan.log_every == 0:
             self._log()
-        if self.keeper and not last and self._save_due():
+        if self.keeper and self.world.is_main:
+            self._keep(self.keeper, last)
+
+    def save_and_stop(self, stop: Interruption) -> None:
+        """Write a checkpoint, then let the signal through; if it does not end the run, go on."""
+        if self.keeper:
             self._save(self.keeper)
+            log.warning("%s: asked to stop; saved at step %d", self.plan.name, self.step)
+        stop.deliver()
 
     def _log(self) -> None:
         meter, plan = self.meter, self.plan
-        means = meter.means()  # waits for the device, so the time is taken after it
+        means = meter.means(self.world)  # waits for the device, so the time is taken after it
         elapsed = max(time.perf_counter() - meter.since, 1e-9)
-        self._check_finite(means)  # before the gauges, which a NaN can make fail
+        self.guard.check()  # before the gauges, which a NaN can make fail
+        self._check_finite(means)
+        if plan.skip_up_to:
+            means["skipped"] = float(self.guard.skipped)
         if gauges := getattr(self.model, "gauges", None):
             means |= {name: float(value) for name, value in gauges().items()}
         row = {
@@ -205,7 +242,7 @@ class _Run:
         named = {f"{plan.name}/{k}": v for k, v in row.items() if k not in ("step", "epoch")}
         self.tracker.log(named, self.step)
         self.note = f"loss {means['loss']:.4f}  {row['images_per_s']:.0f} img/s"
-        self.meter = _Meter()
+        self.meter = Meter()
 
     def _save_due(self) -> bool:
         return time.monotonic() - self.saved > 60 * self.plan.save_minutes
@@ -215,21 +252,32 @@ class _Run:
             return
         bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
         raise NonFiniteLoss(
-            f"{self.plan.name}: {bad} became NaN or infinite between steps "
-            f"{self.step - self.meter.steps} and {self.step}; lower the learning rate, set "
-            "clip_grad, or use launch.precision=fp32"
+            f"{self.plan.name}: {bad} became NaN or infinite before step {self.step + 1}; lower "
+            "the learning rate, set clip_grad, or use launch.precision=fp32"
         )
+
+    def _keep(self, keeper: Keeper, last: bool) -> None:
+        """Write what is due after a step; after the last one, too: results are not saved yet."""
+        epoch, rest = divmod(self.step, self.source.steps_per_epoch)
+        milestone = rest == 0 and epoch in keeper.milestones
+        if last or milestone or self._save_due():
+            self._save(keeper)
+        if milestone:
+            keeper.keep_milestone(epoch)
 
     def _save(self, keeper: Keeper) -> None:
         # Nothing non-finite is ever kept; a finite loss can have had an infinite gradient.
-        self._check_finite(self.meter.means())
+        self.guard.check()
         weights = {name: float(p.detach().sum()) for name, p in self.model.named_parameters()}
         self._check_finite(weights)
+        epoch, batch = divmod(self.step, self.source.steps_per_epoch)
         keeper.save(
             {
                 "step": self.step,
+                "position": {"epoch": epoch, "batch": batch, "seed": self.plan.seed},
                 "rows": self.rows,
                 "meter": self.meter.state(),
+                "skipped": self.guard.skipped,
                 "model": self.model.state_dict(),
                 "optimizer": self.plan.optimizer.state_dict(),
             }

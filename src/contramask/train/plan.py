@@ -28,15 +28,16 @@ def measure_step(model: nn.Module, batch: Batch, machine: Machine) -> tuple[floa
     trial = copy.deepcopy(model).train()
     images = len(batch["key"])
     with FlopCounterMode(display=False) as counter:
-        _one_pass(trial, batch, machine)
+        one_pass(trial, batch, machine)
     started = time.perf_counter()
-    _one_pass(trial, batch, machine)
+    one_pass(trial, batch, machine)
     if machine.device.type == "cuda":
         torch.cuda.synchronize()
     return counter.get_total_flops() / images, time.perf_counter() - started
 
 
-def _one_pass(model: nn.Module, batch: Batch, machine: Machine) -> None:
+def one_pass(model: nn.Module, batch: Batch, machine: Machine) -> None:
+    """Forward and backward, without an update."""
     with machine.autocast():
         loss = model(batch).loss
     loss.backward()

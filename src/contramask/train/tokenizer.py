@@ -30,14 +30,14 @@ from contramask.models.encoder import Size
 from contramask.models.token_health import TokenGates, entropy
 from contramask.models.tokenizer import TokenizerNetConfig, VQTokenizer
 from contramask.models.tokenizer_bundle import TokenizerBundle
-from contramask.results import RunInfo, StageOutput
+from contramask.results import RunInfo, StageOutput, made_with
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
-from contramask.train.pretrain import PretrainConfig
+from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.schedule import warmup_cosine
 from contramask.train.token_audit import audit, code_table, health_rows, judge
 from contramask.typed import STRICT, to_plain
@@ -147,7 +147,8 @@ def train_tokenizer(
     print_plan(f"tokenizer for {run.experiment}", planned)
     origin = {"data": store.manifest["name"], "data_hash": store.data_hash}
     origin |= {"image_size": list(size), "seed": run.seed}
-    keeper = Keeper(work, _fingerprint(config, pretrain.encoder.patch_size, origin))
+    fingerprint = _fingerprint(config, pretrain.encoder.patch_size, origin)
+    keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
     plan = _train_plan(config, training, loader, machine, run.seed)
     curve = fit(training, loader, plan, tracker, keeper)
     tokenizer = training.tokenizer.requires_grad_(False).eval()
@@ -158,6 +159,7 @@ def train_tokenizer(
         "plan": planned,
         "config": to_plain(config),
         "machine": machine_name(),
+        **made_with(),
         "seconds": round(time.perf_counter() - started, 1),
         "tokenizer_id": bundle.tokenizer_id,
         **{k: bundle.manifest[k] for k in ("health", "accepted", "reasons", "warnings")},

@@ -52,6 +52,14 @@ class TargetLoader:
         self.loader, self.add_targets = loader, add_targets
         self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
+    @property
+    def advice(self) -> str:
+        """What to do when training waits for these batches."""
+        return (
+            "images and what is to be learnt of them are moved and cut between two steps; smaller "
+            "images, fewer objects or no jitter cost less"
+        )
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on, on the device."""
         for batch in self.loader.epoch(epoch, start):

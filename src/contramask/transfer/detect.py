@@ -19,7 +19,7 @@ from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.family import for_tuning, set_drop_path
 from contramask.models.mask_rcnn import DetectorConfig, FasterRCNN, MaskRCNN, windowed
 from contramask.progress import track
-from contramask.results import StageOutput, result_row
+from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.optim import layer_decay_groups
@@ -155,6 +155,7 @@ def _facts(task: _Task) -> dict[str, Any]:
         "encoder_input": size,
         "classes": task.classes,
         "machine": machine_name(),
+        **made_with(),
     }
 
 

@@ -17,7 +17,7 @@ from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.upernet import UPerNet, resize_like
 from contramask.progress import track
-from contramask.results import StageOutput, result_row
+from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.transfer.dense import (
@@ -128,6 +128,7 @@ def _facts(task: _Task) -> dict[str, Any]:
         "classes": task.store.manifest["semantic_classes"],
         "inference": f"{_inference(config)}, scored at the store's resolution, one scale",
         "machine": machine_name(),
+        **made_with(),
     }
 
 

@@ -1,0 +1,97 @@
+"""The batches of a pre-training: from the store, by built-in views or the user's own transforms."""
+
+from pathlib import Path
+
+import numpy as np
+
+from contramask.boxes.box_set import BoxSet
+from contramask.data.augment import Alignment, check_transforms
+from contramask.data.loader import ImageLoader
+from contramask.data.ring import Recipe
+from contramask.data.ring_loader import RingLoader
+from contramask.data.store import Store
+from contramask.data.transforms import TransformsConfig
+from contramask.data.views import ViewMaker
+from contramask.methods.base import Method
+from contramask.models.bundle import EncoderBundle, make_bundle
+from contramask.results import RunInfo
+from contramask.train.box_refresh import RefreshedBoxes
+from contramask.train.device import Machine
+from contramask.train.pretrain_config import PretrainConfig
+from contramask.train.world import current_world
+
+
+def view_size(store: Store, config: PretrainConfig) -> tuple[int, int]:
+    """Rows and columns of what the network sees, px."""
+    if config.image_size is not None:
+        return (config.image_size, config.image_size)
+    rows, cols = store.manifest["image_size"]
+    return (rows, cols)
+
+
+def make_loader(
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    seed: int,
+    machine: Machine,
+    workers: int,
+) -> tuple[ImageLoader, ViewMaker]:
+    """This process's share of every batch, and what makes its views.
+
+    Raises `ValueError` if boxes, transforms or batch size do not fit data, method or processes.
+    """
+    manifest = store.manifest
+    size, mode = view_size(store, config), config.method.view_mode
+    views = ViewMaker(config.views, mode, size, manifest["mean"], manifest["std"])
+    images, device, world = store["train"], machine.device, current_world()
+    share = (world.rank, world.size)
+    if config.views.transforms is not None:
+        recipe = _recipe(store, config, config.views.transforms, world.size)
+        return RingLoader(recipe, views.ready, seed, device, workers, share), views
+    array = _box_array(boxes, store) if config.views.needs_boxes else None
+    return ImageLoader(images, views, config.batch_size, seed, device, array, share), views
+
+
+def _recipe(
+    store: Store, config: PretrainConfig, transforms: TransformsConfig, processes: int
+) -> Recipe:
+    """The user's transforms on the train images; refused here if they cannot give views."""
+    channels, (rows, cols) = store.manifest["channels"], store.manifest["image_size"]
+    mode = config.method.view_mode
+    views = 1 if mode == "single" else 2
+    shape = (views, config.batch_size // processes, *view_size(store, config), channels)
+    still: Alignment = "same_place" if mode in ("weak_strong", "same_view") else "free"
+    check_transforms(transforms, views, still, (rows, cols, channels), shape[2:])
+    return Recipe(store["train"], transforms, shape)
+
+
+def with_refresh(
+    loader: ImageLoader,
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    run: RunInfo,
+    method: Method,
+    work: Path,
+) -> ImageLoader | RefreshedBoxes:
+    """The loader, or one that makes its boxes anew from the encoder."""
+    if config.box_refresh is None or boxes is None:
+        return loader
+
+    def bundle() -> EncoderBundle:
+        return make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
+
+    return RefreshedBoxes(loader, store, boxes, config.box_refresh, work / "boxes", bundle)
+
+
+def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
+    """The train images' boxes (N, 4) in store order; a refused box set does as it was told."""
+    if boxes is None:
+        raise ValueError("pretrain.views.crop asks for boxes, but no box set was made")
+    if boxes.manifest["data_hash"] != store.data_hash:
+        raise ValueError(
+            f"the box set was made from other images (data {boxes.manifest['data_hash']}, now "
+            f"{store.data_hash}); run crop_boxes again"
+        )
+    return boxes.training_boxes()

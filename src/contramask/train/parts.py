@@ -1,0 +1,73 @@
+"""Cutting a batch into parts that fit: when it may be done, and into how many it must be."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from contramask.data.loader import ImageLoader
+from contramask.methods.base import Batch, Method
+from contramask.train.device import Machine
+from contramask.train.failures import is_out_of_memory
+from contramask.train.loop import part_of
+from contramask.train.plan import one_pass
+
+
+def check_parts(method: Method, loader: ImageLoader, accumulate: int) -> None:
+    """Raise `ValueError` if a batch cannot be cut into the parts that were asked for."""
+    processes = loader.share[1]
+    parts = accumulate * processes
+    if loader.batch_size % parts:
+        raise ValueError(
+            f"pretrain.batch_size {loader.batch_size} cannot be cut into {parts} equal parts "
+            f"({processes} processes x pretrain.accumulate {accumulate}); set it to a multiple "
+            f"of {parts}"
+        )
+    reason = method.coupling(loader.images.labels)
+    if accumulate > 1 and reason:
+        raise ValueError(
+            f"pretrain.accumulate {accumulate} would train something else with {method.label}: "
+            f"{reason}. Set it to 1 and pretrain.batch_size to what fits, or use more devices "
+            "(launch.devices), over which the loss is that of the whole batch"
+        )
+
+
+def what_fits(method: Method, loader: ImageLoader, machine: Machine, accumulate: int) -> str:
+    """What to change when a pass did not fit into the memory, found by trying smaller ones."""
+    parts = accumulate * loader.share[1]
+    images = loader.batch_size // parts
+    if loader.share[1] > 1:  # the other processes will not take part in a trial
+        found, advice = max(images // 2, 1), f"{images} images a pass are too many"
+    else:
+        batch = part_of(next(loader.epoch(0)), 0, accumulate)
+        found = fitting_batch(method, batch, machine)
+        advice = f"{images} images a pass are too many, {found} fitted in a trial"
+    if not found:
+        return f"{advice}: choose a smaller encoder or smaller views"
+    if method.coupling(loader.images.labels) is None:
+        count = accumulate * -(-images // found)
+        return (
+            f"{advice}: set pretrain.accumulate to {count}, which gives the same training, or "
+            f"pretrain.batch_size to {found * parts}"
+        )
+    return f"{advice}: set pretrain.batch_size to {found * parts}, or use more devices"
+
+
+def fitting_batch(model: nn.Module, batch: Batch, machine: Machine) -> int:
+    """The most images of a batch, of its half, quarter, ..., that pass through in one step; or 0.
+
+    Forward and backward on a copy of the model, which takes about the room of an optimiser.
+    """
+    images = len(batch["key"]) // 2
+    while images:
+        if machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        part = {k: v[:images] if isinstance(v, Tensor) else v for k, v in batch.items()}
+        try:
+            one_pass(copy.deepcopy(model).train(), part, machine)
+            return images
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        images //= 2
+    return 0

@@ -1,0 +1,145 @@
+"""Kills trainings at random moments, continues them and compares the bytes that come out.
+
+python tests/train/kill.py --times 10 --methods mae
+python tests/train/kill.py --signals TERM,INT    # which are answered with a checkpoint
+
+Exit status 1 if any run ended elsewhere than the one that nobody disturbed.
+"""
+
+import argparse
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from contramask.data.build import build_dataset
+from contramask.data.config import DatasetConfig, ScenesConfig
+from contramask.results import StageOutput
+from contramask.train.job import PretrainJob, run_job
+from contramask.typed import parse
+
+SMALL = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+METHODS = {
+    "mae": {"decoder": SMALL},
+    "cmae": {
+        "decoder": SMALL,
+        "feature_decoder": SMALL,
+        "head_hidden_dim": 16,
+        "head_out_dim": 8,
+    },
+    "cmae_mao": {"decoder": SMALL, "head_hidden_dim": 16, "head_out_dim": 8},
+    "conmim": {"head_hidden_dim": 16, "head_out_dim": 8},
+    "supmim": {"decoder": SMALL, "target": {"name": "pixels"}},
+}
+TIMES = ["images_per_s", "data_wait"]
+
+
+def job_of(method: str, store: Path, output: Path, save_minutes: float) -> PretrainJob:
+    pretrain = {
+        "method": {"name": method, **METHODS[method]},
+        "encoder": {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        "epochs": 8,
+        "batch_size": 32,
+        "warmup_epochs": 1,
+        "log_every": 5,
+        "save_minutes": save_minutes,
+    }
+    launch = {"device": "cpu", "precision": "fp32"}
+    values = {"store": store, "output": output, "pretrain": pretrain, "launch": launch}
+    return parse(PretrainJob, values, "job")
+
+
+def started(job: PretrainJob) -> int:
+    """The process id of a training in a process of its own."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        run_job(job)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def finished(job: PretrainJob) -> None:
+    _, status = os.waitpid(started(job), 0)
+    if status:
+        raise SystemExit(f"a training failed with status {status}")
+
+
+def results(job: PretrainJob) -> tuple[bytes, pd.DataFrame]:
+    curve = StageOutput.read(job.output / "pretrain").tables["curve"].drop(columns=TIMES)
+    return (job.output / "encoder" / "encoder.safetensors").read_bytes(), curve
+
+
+def disturbed(job: PretrainJob, number: int, after: float) -> str:
+    """Stop a training some seconds after its start and let another one end it."""
+    child = started(job)
+    deadline = time.monotonic() + after
+    while time.monotonic() < deadline and not (job.output / "encoder").exists():
+        time.sleep(0.005)
+    os.kill(child, number)
+    _, status = os.waitpid(child, 0)
+    last = job.work_folder / "last.pt"
+    step = torch.load(last, weights_only=True)["step"] if last.exists() else 0
+    how = f"stopped by {signal.Signals(number).name}" if status else "ended"
+    finished(job)
+    return f"{how} after {after:.2f} s, continued from step {step}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--methods", default="mae")
+    parser.add_argument("--signals", default="KILL", help="of KILL, TERM and INT")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = DatasetConfig(scenes=ScenesConfig(num_train=96, num_val=16), workers=1)
+        build_dataset(config, folder / "build").store.write(folder / "store")
+        equal = [
+            verdict
+            for method in options.methods.split(",")
+            for verdict in tried(folder, method, options)
+        ]
+    sys.stdout.write(f"{equal.count(False)} of {len(equal)} differ\n")
+    return 0 if all(equal) else 1
+
+
+def tried(folder: Path, method: str, options: argparse.Namespace) -> Iterator[bool]:
+    """Whether each disturbed training of a method ends as the undisturbed one."""
+    dice, store = random.Random(options.seed), folder / "store"
+    whole = job_of(method, store, folder / method / "whole", save_minutes=0)
+    began = time.monotonic()
+    finished(whole)
+    seconds = time.monotonic() - began
+    expected, curve = results(whole)
+    for name in options.signals.split(","):
+        for number in range(options.times):
+            # A killed run can only go on where it was saved; one asked to stop saves by itself.
+            minutes = 0 if name == "KILL" else 1000
+            job = job_of(method, store, folder / method / f"{name}-{number}", minutes)
+            after = dice.uniform(0.1, 0.95) * seconds
+            told = disturbed(job, getattr(signal, f"SIG{name}"), after)
+            found, again = results(job)
+            equal = found == expected and again.equals(curve)
+            sys.stdout.write(f"{method} {number}: {told}, {'equal' if equal else 'DIFFERENT'}\n")
+            yield equal
+
+
+if __name__ == "__main__":
+    sys.exit(main())
