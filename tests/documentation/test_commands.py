@@ -31,7 +31,9 @@ RUN = ("inspect", "embed", "boxes", "evaluate", "import-weights", "verify", "exp
 PARSED = {
     "bench": "takes minutes and other packages",
     "fetch": "needs a network",
+    "join": "needs other machines",
     "parity": "needs known answers",
+    "pretrain": "a training of its own",
     "export --to onnx": "needs an extra",
     "export --to transformers": "needs an extra",
 }
@@ -141,7 +143,7 @@ def _kedro(words: list[str]) -> None:
 
 def _kedro_run(words: list[str]) -> None:
     """Read options, stages, environment and every parameter as `kedro run` would."""
-    from pipelines.experiment import check_name
+    from pipelines.experiment import check_name, experiment_name
     from pipelines.hooks import OWN_PARAMETERS
     from pipelines.loader import ExperimentConfigLoader
 
@@ -156,7 +158,7 @@ def _kedro_run(words: list[str]) -> None:
     )
     parameters = loader["parameters"]
     parse_parameters({k: v for k, v in parameters.items() if k not in OWN_PARAMETERS})
-    check_name(parameters["experiment"])
+    check_name(experiment_name(parameters))
 
 
 def _click(group: Callable[[], Any]) -> Callable[[list[str]], None]:
