@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines, settings
 
 from contramask import cli
 from contramask.config import parse_parameters
+from contramask.models.bundle import EncoderBundle
 from contramask.typed import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -220,8 +222,15 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
 def test_every_line_of_python_runs(page: Path, there: Path) -> None:
     assert cli.main(["embed", "data/06_models/demo", "../my_images", "features.parquet"]) == 0
     scope: dict[str, Any] = {"__name__": page.stem}
+    if page.stem == "experiments":  # loads a registered model: here, what would be registered
+        from pipelines.registration import describe
+
+        describe(EncoderBundle.read(Path("data/06_models/demo")), there / "registered")
+        scope["images"] = np.zeros((2, 32, 32, 3), np.uint8)
     for block in blocks(page, "python"):
-        code = block.replace("<experiment>", "demo")
+        code = block.replace("<experiment>", "demo").replace(
+            "models:/contramask-mae/1", "registered"
+        )
         exec(compile(code, str(page), "exec"), scope)
     if page.stem == "new-method":
         assert scope["losses"][-1] < scope["losses"][0]
