@@ -157,7 +157,7 @@ def test_damage_is_named(written: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cut off.*run the dataset stage again"):
         Store.read(folder)
     blob.write_bytes(bytes(len(content)))
-    with pytest.raises(ValueError, match="image 7 in .* is damaged"):
+    with pytest.raises(ValueError, match=r"image 7 in .* is damaged"):
         Store.read(folder)["train"][7]
     blob.unlink()
     with pytest.raises(ValueError, match="missing files or damaged"):
@@ -220,7 +220,9 @@ def test_images_that_were_altered_since_are_made_anew(tmp_path: Path) -> None:
 
 
 def test_another_number_of_channels_is_refused() -> None:
-    with pytest.raises(ConfigError, match="JPEG keeps 3 channels or 1, and dataset.channels is 4"):
+    with pytest.raises(
+        ConfigError, match=r"JPEG keeps 3 channels or 1, and dataset\.channels is 4"
+    ):
         parse(DatasetConfig, {"channels": 4, "store": "jpeg"}, "dataset")
     assert parse(DatasetConfig, {"channels": 4, "store": "auto"}, "dataset").store == "auto"
 

@@ -17,8 +17,9 @@ class SplitWriter:
     """Takes prepared images in order and leaves pixels, `labels.npy`, ... in `folder`.
 
     `shape` (N, H, W, C) has room for the most images that can come; `has_semantic` and
-    `has_instances` say which annotations the source has, `kind` how pixels are kept. `histogram` (C, 256) counts pixels by
-    channel and value. Files of this shape that lie in `folder` are gone on with (`restore`).
+    `has_instances` say which annotations the source has, `kind` how pixels are kept. `histogram`
+    (C, 256) counts pixels by channel and value. Files of this shape that lie in `folder` are gone on
+    with (`restore`).
     """
 
     def __init__(
