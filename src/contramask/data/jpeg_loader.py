@@ -95,7 +95,7 @@ class _Slot:
     def note_copy(self) -> None:
         """Remember that a copy of the slot to the device has been asked for."""
         if self.is_pinned:
-            self.copied = torch.cuda.Event()
+            self.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self.copied.record()
 
     def filled(self) -> np.ndarray:
@@ -133,8 +133,10 @@ class JpegLoader(ImageLoader):
         share: tuple[int, int] = (0, 1),
         workers: int = 1,
     ) -> None:
-        kind = _Cut if device.type == "cpu" else _Framed
-        cook: _Cook = kind(images.images, views, batch_size // share[1])
+        part = batch_size // share[1]
+        cook: _Cook = _Framed(images.images, views, part)
+        if device.type == "cpu":
+            cook = _Cut(images.images, views, part)
         super().__init__(images, cook.views, batch_size, seed, device, share=share)
         self.workers = max(1, workers)
         self._cook, self._slots = cook, list[_Slot]()

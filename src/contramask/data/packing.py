@@ -18,8 +18,8 @@ class SplitWriter:
 
     `shape` (N, H, W, C) has room for the most images that can come; `has_semantic` and
     `has_instances` say which annotations the source has, `kind` how pixels are kept. `histogram`
-    (C, 256) counts pixels by channel and value. Files of this shape that lie in `folder` are gone on
-    with (`restore`).
+    (C, 256) counts pixels by channel and value. Files of this shape that lie in `folder` are gone
+    on with (`restore`).
     """
 
     def __init__(

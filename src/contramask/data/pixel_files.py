@@ -62,8 +62,9 @@ class ArrayFile:
 
     def checksum(self, rows: list[int], found: int = 0) -> int:
         """CRC-32 of the rows from rows[0] up to rows[1], going on from `found`."""
-        for start in range(*rows, _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, rows[1])
+        first, last = rows
+        for start in range(first, last, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, last)
             found = zlib.crc32(np.ascontiguousarray(self.array[start:stop]).data, found)
         return found
 
