@@ -12,7 +12,6 @@ from torch import Tensor
 from contramask.data.jpeg import JpegImages, single_opencv
 from contramask.data.loader import Batch, ImageLoader
 from contramask.data.resize import cut_one, pixel_edges
-from contramask.data.store import StoreSplit
 from contramask.data.views import ViewMaker
 from contramask.draws import image_keys
 
@@ -22,6 +21,18 @@ _TASK = 8  # images a thread makes at a time
 
 #: Makes the picture of a row at a place of a slot.
 Fill = Callable[[np.ndarray, int, int], None]
+
+
+class JpegSource(Protocol):
+    """What the loader asks of a store's split."""
+
+    images: JpegImages
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, C)."""
 
 
 class _Cook(Protocol):
@@ -125,7 +136,7 @@ class JpegLoader(ImageLoader):
 
     def __init__(
         self,
-        images: StoreSplit,
+        images: JpegSource,
         views: ViewMaker,
         batch_size: int,
         seed: int,
