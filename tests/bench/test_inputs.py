@@ -7,6 +7,7 @@ import torch
 
 from contramask.bench import inputs
 from contramask.bench.inputs import (
+    JPEG_STORE,
     OURS,
     InputTimes,
     input_paths,
@@ -41,6 +42,7 @@ def test_paths_are_timed_in_turns(tmp_path: Path) -> None:
     times = run_inputs(CONFIG, tmp_path)
     assert [one.name for one in times] == [
         *OURS,
+        JPEG_STORE,
         "official: JPEG, PIL, DataLoader",
         "same store, torchvision, DataLoader",
     ]
@@ -48,7 +50,7 @@ def test_paths_are_timed_in_turns(tmp_path: Path) -> None:
     assert all(rate > 0 for one in times for rate in one.wall + one.cpu)
     whole = input_record(times, CONFIG)
     assert whole["images"] == {"count": 12, "side_px": 16}
-    assert {name: len(ratios) for name, ratios in whole["ratios"].items()} == dict.fromkeys(OURS, 2)
+    assert {name: len(ratios) for name, ratios in whole["ratios"].items()} == dict.fromkeys(OURS, 3)
 
 
 def test_ratios_are_of_speeds_within_a_round() -> None:

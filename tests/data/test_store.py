@@ -67,7 +67,7 @@ def test_other_processes_get_the_folder_not_the_pixels(written: Path) -> None:
     sent = copy.deepcopy(train)  # goes the way a spawned loader process gets it
     assert isinstance(sent.images, np.memmap)
     np.testing.assert_array_equal(sent.images, train.images)
-    assert train.__reduce__()[1] == (train.folder, "train", train.manifest)
+    assert train.__reduce__()[1] == (train.folder, "train", train.manifest, 1)
 
 
 def test_draft_is_moved_then_copied(tmp_path: Path) -> None:

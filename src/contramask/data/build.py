@@ -10,12 +10,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -23,7 +21,9 @@ from PIL import Image
 from contramask.data.config import DatasetConfig
 from contramask.data.index import data_card, index_row, index_table, problem_table
 from contramask.data.journal import Journal, build_key
+from contramask.data.jpeg import QUALITY, single_opencv
 from contramask.data.packing import SplitWriter
+from contramask.data.pixel_files import raw_bytes, with_kind
 from contramask.data.prepare import Prepared, prepare
 from contramask.data.public_sets import with_files
 from contramask.data.readers import READERS
@@ -36,6 +36,7 @@ from contramask.progress import track
 TOLERATED_PROBLEMS = 20
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 _TASK = 8  # images a thread prepares at a time
+_JPEG_SHRINKS = 6  # photographs: about a tenth; of whole images, with some room
 _log = logging.getLogger(__name__)
 
 
@@ -66,11 +67,11 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     config = with_files(config)
     began = time.perf_counter()
     source = READERS[config.source](config)
+    config = with_kind(config, len(source.records))
     folder = Path(work) / "store"
     journal = Journal(Path(work) / "pieces", build_key(config, source))
     journal.begin(folder)
-    bytes_a_pixel = config.channels + bool(source.semantic_classes)
-    _check_room(folder, len(source.records) * math.prod(config.image_size) * bytes_a_pixel)
+    _check_room(folder, _bytes_needed(config, source))
     rows, writers = _pack(config, source, folder, journal)
     index = index_table(rows)
     counts = {name: writer.finish() for name, writer in writers.items()}
@@ -106,6 +107,7 @@ def _pack(
             (source.splits.count(name), *config.image_size, config.channels),
             has_semantic=bool(source.semantic_classes),
             has_instances=bool(source.instance_classes),
+            kind="jpeg" if config.store == "jpeg" else "raw",
         )
         for name in SPLITS
         if source.splits.count(name)
@@ -134,7 +136,7 @@ def _prepared(config: DatasetConfig, source: Source, first: int) -> Iterator[Pre
         return [prepare(source.records[i], source.splits[i], config) for i in range(start, stop)]
 
     pending: deque[Future[list[Prepared]]] = deque()
-    with warnings.catch_warnings(), _single_opencv(), ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), single_opencv(), ThreadPoolExecutor(workers) as pool:
         # Pillow's own warnings (large image, odd EXIF) would name no file; our table does.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
@@ -144,17 +146,6 @@ def _prepared(config: DatasetConfig, source: Source, first: int) -> Iterator[Pre
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
-
-
-@contextmanager
-def _single_opencv() -> Iterator[None]:
-    """OpenCV's own threads off: on top of ours they only wait for each other."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _check_problems(config: DatasetConfig, skipped: list[tuple[str, str]], total: int) -> None:
@@ -184,6 +175,13 @@ def _check_train(counts: dict[str, int], index: pd.DataFrame) -> None:
     )
 
 
+def _bytes_needed(config: DatasetConfig, source: Source) -> int:
+    count, pixels = len(source.records), raw_bytes(config, len(source.records))
+    if config.store == "jpeg":
+        pixels //= _JPEG_SHRINKS
+    return pixels + bool(source.semantic_classes) * count * math.prod(config.image_size)
+
+
 def _check_room(folder: Path, needed: int) -> None:
     # A memory-mapped file on a full disk ends the process without a word.
     free = shutil.disk_usage(folder).free
@@ -199,7 +197,10 @@ def _manifest(
 ) -> dict[str, Any]:
     measured = _mean_std(writers["train"].histogram)
     mean_used, std_used = _IMAGENET if config.normalize == "imagenet" else measured
+    pixels = {"kind": "jpeg", "quality": QUALITY, "fit": config.fit}
     return {
+        # Left out of raw stores, whose hashes would all change.
+        **({"pixels": pixels} if config.store == "jpeg" else {}),
         "schema": SCHEMA,
         "name": source.name,
         "image_size": list(config.image_size),

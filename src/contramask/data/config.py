@@ -144,6 +144,9 @@ class DatasetConfig:
     fit: Fit = "crop"
     #: Channels the store keeps: 3 makes everything RGB, 1 grey, others need images that have them.
     channels: int = Field(default=3, ge=1, le=64)
+    #: How the store keeps pixels: `raw` (fastest), `jpeg` (a tenth of the size, not quite the same
+    #: pixels, decoded at each use), `auto`: jpeg where raw pixels would not fit well into memory.
+    store: Literal["raw", "jpeg", "auto"] = "raw"
     #: Values that become 0 and 255 where a file has more than 8 bits; null: each image's own range.
     value_range: tuple[float, float] | None = None
     #: Most train and val images used (classes stay balanced); null = all, `val_limit: 0` = no val.
@@ -177,6 +180,16 @@ class DatasetConfig:
             raise ValueError(
                 f"the source {source} has no use for {key}, which belongs to"
                 f" {', '.join(owners)}; leave it out, or set dataset.source"
+            )
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _suits_channels(cls, value: str, info: ValidationInfo) -> str:
+        channels = info.data.get("channels", 3)
+        if value == "jpeg" and channels not in (1, 3):
+            raise ValueError(
+                f"JPEG keeps 3 channels or 1, and dataset.channels is {channels}; set it to raw"
             )
         return value
 

@@ -52,10 +52,22 @@ class Frame:
 
     def pixels(self, image: np.ndarray) -> np.ndarray:
         """uint8 (h, w, C) to (*size, C), averaged when shrinking, bicubic when enlarging."""
+        return self.placed(self.whole(image))
+
+    def whole(self, image: np.ndarray) -> np.ndarray:
+        """uint8 (h, w, C) to (*resized, C): what `pixels` does before it cuts or pads."""
         rows, cols = self.resized
         shrinks = rows < image.shape[0] or cols < image.shape[1]
-        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        return self._placed(self._resized(image, method), 0)
+        return self._resized(image, cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+    def placed(self, image: np.ndarray, border: int = 0) -> np.ndarray:
+        """Cut the resized image to the store's rectangle, or put it into the middle of one."""
+        (rows, cols), (top, left) = self.size, self.corner
+        if top >= 0 and left >= 0:
+            return image[top : top + rows, left : left + cols]
+        framed = np.full((rows, cols, *image.shape[2:]), border, dtype=image.dtype)
+        self.content(framed)[...] = image
+        return framed
 
     def content(self, framed: np.ndarray) -> np.ndarray:
         """What of a framed image (*size, ...) is not border."""
@@ -66,7 +78,7 @@ class Frame:
     def mask(self, values: np.ndarray, border: int = 0) -> np.ndarray:
         """Class indices or a boolean mask (h, w) to `size`, nearest pixel, same dtype."""
         resized = self._resized(values.astype(np.uint8), cv2.INTER_NEAREST_EXACT)
-        return self._placed(resized, border).astype(values.dtype)
+        return self.placed(resized, border).astype(values.dtype)
 
     def instance(self, instance: Instance) -> Instance | None:
         """The instance in store pixels, or None when the crop leaves nothing of it.
@@ -99,15 +111,6 @@ class Frame:
             return resized if resized.ndim == image.ndim else resized[..., None]
         parts = np.split(image, range(_CHANNELS_AT_ONCE, image.shape[2], _CHANNELS_AT_ONCE), axis=2)
         return np.concatenate([self._resized(part, method) for part in parts], axis=2)
-
-    def _placed(self, image: np.ndarray, border: int) -> np.ndarray:
-        """Cut the resized image to the store's rectangle, or put it into the middle of one."""
-        (rows, cols), (top, left) = self.size, self.corner
-        if top >= 0 and left >= 0:
-            return image[top : top + rows, left : left + cols]
-        framed = np.full((rows, cols, *image.shape[2:]), border, dtype=image.dtype)
-        self.content(framed)[...] = image
-        return framed
 
 
 def tight_box(mask: np.ndarray) -> tuple[float, float, float, float]:

@@ -7,6 +7,7 @@ import numpy as np
 from contramask.data.config import DatasetConfig
 from contramask.data.decode import FileFacts, decode
 from contramask.data.framing import Frame
+from contramask.data.jpeg import encode
 from contramask.data.record import Instance, Record, Split, UnreadableImage
 from contramask.data.store import IGNORED
 
@@ -16,7 +17,8 @@ class Prepared:
     """One image in store form; `facts` is None and `problem` a sentence when it was skipped.
 
     `pixels` are uint8 (H, W, C), `label` -1 without a label; `histogram` int64 (C, 256) counts the
-    store's pixels by channel and value, without a border.
+    store's pixels by channel and value, without a border. `jpeg` is what a JPEG store keeps: the
+    resized image before it is cut or padded.
     """
 
     id: str
@@ -26,6 +28,7 @@ class Prepared:
     facts: FileFacts | None
     problem: str = ""
     pixels: np.ndarray | None = None
+    jpeg: bytes = b""
     semantic: np.ndarray | None = None
     instances: tuple[Instance, ...] = ()
     histogram: np.ndarray = field(default_factory=lambda: np.zeros((3, 256), np.int64))
@@ -40,7 +43,8 @@ def prepare(record: Record, split: Split, config: DatasetConfig) -> Prepared:
         return Prepared(record.id, record.path, split, label, None, str(error))
     facts = decoded.facts
     frame = Frame(facts.height, facts.width, config.image_size, config.fit)
-    pixels = frame.pixels(decoded.pixels)
+    whole = frame.whole(decoded.pixels)
+    pixels = frame.placed(whole)
     semantic, lost = _semantic(record, frame)
     instances, also_lost = _instances(record, frame)
     return Prepared(
@@ -51,6 +55,7 @@ def prepare(record: Record, split: Split, config: DatasetConfig) -> Prepared:
         facts=facts,
         problem="; ".join([*facts.notes, *record.notes, *lost, *also_lost]),
         pixels=pixels,
+        jpeg=encode(whole) if config.store == "jpeg" else b"",
         semantic=semantic,
         instances=instances,
         histogram=_histogram(frame.content(pixels)),

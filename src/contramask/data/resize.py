@@ -8,6 +8,7 @@ implementations' input, it rounds and clips between the two directions.
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -33,7 +34,7 @@ def cut_for(device: torch.device) -> Cut:
 def cut_by_kernel(images: Tensor, boxes: Tensor, size: Size, flip: Tensor) -> Tensor:
     """Torchvision's resize of uint8 images, one after the other; whole pixels, uint8."""
     count, rows, cols, channels = images.shape
-    edges = (boxes * torch.tensor([cols, rows, cols, rows])).round().int().tolist()
+    edges = pixel_edges(boxes, (rows, cols))
     planes = images.permute(0, 3, 1, 2)  # channels stay innermost, as the kernel wants them
     made = torch.empty((count, *size, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
     for number, (left, top, right, bottom) in enumerate(edges):
@@ -42,6 +43,29 @@ def cut_by_kernel(images: Tensor, boxes: Tensor, size: Size, flip: Tensor) -> Te
     mirrored = flip.nonzero()[:, 0]
     made[mirrored] = made[mirrored].flip(3)
     return made
+
+
+def cut_one(image: np.ndarray, edges: list[int], flip: bool, made: np.ndarray) -> None:
+    """As `cut_by_kernel`, from one image (H, W, C) into `made` (rows, cols, C), in this thread.
+
+    edges are (left, top, right, bottom) in pixels.
+    """
+    left, top, right, bottom = edges
+    # Copied by NumPy: torch would wake its threads for it, in every thread that cuts.
+    cut = torch.from_numpy(np.array(image[top:bottom, left:right], order="C"))[None]
+    resized = functional.interpolate(
+        cut.permute(0, 3, 1, 2), made.shape[:2], mode="bicubic", antialias=True
+    )
+    whole = resized[0].permute(1, 2, 0).numpy()
+    made[...] = whole[:, ::-1] if flip else whole
+
+
+def pixel_edges(boxes: Tensor, in_size: Size) -> list[list[int]]:
+    """Boxes (B, 4) in [0, 1] as whole pixels of images of `in_size`."""
+    rows, cols = in_size
+    whole = (boxes * torch.tensor([cols, rows, cols, rows], device=boxes.device)).round().int()
+    found: list[list[int]] = whole.tolist()
+    return found
 
 
 def cut_by_matmul(images: Tensor, boxes: Tensor, size: Size, flip: Tensor) -> Tensor:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from contramask.data.jpeg import JpegImages
 from contramask.data.objects import DTYPES, instance_mask
 
 SCHEMA = 1
 #: Value of `semantic` where no class is given; no metric counts these pixels.
 IGNORED = 255
+_RAW = {"kind": "raw"}
+_BYTES_AT_ONCE = 1 << 24
 _REBUILD = "run the dataset stage again to rebuild the store"
 _KEYS = (
     *("schema", "name", "image_size", "channels", "mean", "std", "splits", "data_hash"),
@@ -28,16 +31,17 @@ _KEYS = (
 class StoreSplit:
     """One split of a store: images and annotations by row number, nothing copied until asked for.
 
-    Sending it to another process sends the folder's name, not the pixels.
+    Sending it to another process sends the folder's name, not the pixels; there `threads` is 1.
+    They decode the images of a JPEG store; 0: as many as there are cores.
     """
 
-    def __init__(self, folder: Path, name: str, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, manifest: dict[str, Any], threads: int = 0) -> None:
         self.folder, self.name, self.manifest = folder, name, manifest
         self.count = int(manifest["splits"][name])
         self.height, self.width = manifest["image_size"]
         shape = (self.count, self.height, self.width)
         # uint8 (N, H, W, C), read-only, on disk
-        self.images = _load(folder / "images.npy", (*shape, manifest["channels"]), np.uint8)
+        self.images = _images(folder, (*shape, manifest["channels"]), manifest, threads)
         # int64 (N,), -1 where an image has no label
         self.labels = np.array(_load(folder / "labels.npy", shape[:1], np.int64))
         self.semantic: np.ndarray | None = None  # uint8 (N, H, W)
@@ -46,7 +50,7 @@ class StoreSplit:
         self._check_instances_exist()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoreSplit, (self.folder, self.name, self.manifest)
+        return StoreSplit, (self.folder, self.name, self.manifest, 1)
 
     def __len__(self) -> int:
         return self.count
@@ -57,7 +61,7 @@ class StoreSplit:
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The images of these rows in this order, uint8 (B, H, W, C), in memory."""
-        return np.array(self.images[np.asarray(indices, dtype=np.int64)])
+        return np.asarray(self.images[np.asarray(indices, dtype=np.int64)])
 
     @cached_property
     def ids(self) -> list[str]:
@@ -220,7 +224,9 @@ def content_hash(folder: Path, manifest: dict[str, Any]) -> str:
         split = StoreSplit(folder / name, name, manifest)
         digest.update(json.dumps([name, split.ids]).encode())
         digest.update(split.labels.tobytes())
-        for array in (split.images, split.semantic):
+        is_jpeg = isinstance(split.images, JpegImages)
+        pixels = [split.images.offsets, split.images.blob] if is_jpeg else [split.images]
+        for array in (*pixels, split.semantic):
             if array is not None:
                 _update(digest, array)
         if split.instances is not None:
@@ -230,8 +236,24 @@ def content_hash(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 def _update(digest: Any, array: np.ndarray) -> None:
-    for start in range(0, len(array), 1024):
-        digest.update(array[start : start + 1024].tobytes())
+    rows = max(1, _BYTES_AT_ONCE * len(array) // max(array.nbytes, 1))
+    for start in range(0, len(array), rows):
+        digest.update(array[start : start + rows].tobytes())
+
+
+def _images(
+    folder: Path, shape: tuple[int, int, int, int], manifest: dict[str, Any], threads: int
+) -> Any:
+    """The split's pixels, an array or `JpegImages`, which is indexed as one."""
+    kept = manifest.get("pixels", _RAW)
+    if kept == _RAW:
+        return _load(folder / "images.npy", shape, np.uint8)
+    if kept.get("kind") != "jpeg":
+        raise ValueError(f"{folder} keeps pixels as {kept}, which this version cannot read")
+    try:
+        return JpegImages(folder, shape, kept["fit"], threads)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder} is missing files or damaged ({error}); {_REBUILD}") from error
 
 
 def _load(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Views of whole batches, made on the device: where each image is cut, mirrored and coloured."""
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -80,6 +80,14 @@ def whole_images(images: Tensor, size: Size) -> Tensor:
     return cut_for(device)(images, full_boxes(count, device), size, still).float()
 
 
+class Places(NamedTuple):
+    """Where a batch is cut: boxes (B, 4) in [0, 1], which are mirrored (B,), and the size in px."""
+
+    boxes: Tensor
+    flip: Tensor
+    size: Size
+
+
 class ViewMaker:
     """Turns a uint8 batch into the views a method trains on, normalised, on the batch's device."""
 
@@ -99,21 +107,41 @@ class ViewMaker:
 
         key is (B,) from `draws.image_keys`; boxes (B, 4) are needed by the box policies.
         """
+        cut = cut_for(images.device)
+        places = self.cuts(key, boxes, (images.shape[1], images.shape[2]))
+        return self._finished([cut(images, p.boxes, p.size, p.flip) for p in places], key)
+
+    def cuts(self, key: Tensor, boxes: Tensor | None, in_size: Size) -> list[Places]:
+        """What is to be cut out of images of `in_size`, as many times as `cut_shape` says."""
+        streams = (_FIRST, _SECOND) if self.mode == "independent_rrc" else (_FIRST,)
+        return [self._place(key, boxes, s, in_size, self.cut_shape[1:]) for s in streams]
+
+    @property
+    def cut_shape(self) -> tuple[int, int, int]:
+        """Pictures that are cut out of an image for its views, and their rows and columns."""
+        count = 2 if self.mode == "independent_rrc" else 1
+        plain = self.mode in ("single", "independent_rrc", "weak_strong")
+        return (count, *(self.size if plain else self.master))
+
+    def from_cuts(self, pixels: Tensor, key: Tensor, boxes: Tensor | None) -> dict[str, Any]:
+        """The views of what was cut elsewhere at `cuts`, uint8 (count, B, H, W, C)."""
+        return self._finished([one.permute(0, 3, 1, 2) for one in pixels], key)
+
+    def _finished(self, cuts: list[Tensor], key: Tensor) -> dict[str, Any]:
+        """Shifts, colours, normalisation of what was cut, each (B, C, H, W) in 0..255."""
+        view, target = cuts[0], cuts[-1]
         if self.mode == "single":
-            return {"view": self.normalise(self._cut(images, key, boxes, _FIRST, self.size))}
-        if self.mode == "independent_rrc":
-            view = self._cut(images, key, boxes, _FIRST, self.size)
-            target = self._cut(images, key, boxes, _SECOND, self.size)
-        elif self.mode == "weak_strong":  # one plain crop; only colours tell the views apart
-            view = target = self._cut(images, key, boxes, _FIRST, self.size)
-        else:
-            view, target = self._shifted_pair(images, key, boxes)
+            return {"view": self.normalise(view)}
+        # With weak_strong, one plain crop, only colours tell the views apart.
+        if self.mode not in ("independent_rrc", "weak_strong"):
+            view, target = self._shifted_pair(view, key)
         target = alter_colours(target, self.config.colour, key, _COLOUR, self.size)
         return {"view": self.normalise(view), "target_view": self.normalise(target)}
 
     def crop(self, images: Tensor, key: Tensor) -> Tensor:
         """The view of `single` mode before it is normalised: float (B, C, *size) in 0..255."""
-        return self._cut(images, key, None, _FIRST, self.size).float()
+        place = self._place(key, None, _FIRST, (images.shape[1], images.shape[2]), self.size)
+        return cut_for(images.device)(images, place.boxes, place.size, place.flip).float()
 
     def ready(self, views: Tensor, key: Tensor, boxes: Tensor | None) -> dict[str, Any]:
         """The same of views that the user's transforms made, uint8 (1 or 2, B, H, W, C)."""
@@ -149,29 +177,25 @@ class ViewMaker:
             return contrastive_crop(key, stream, size, boxes, scale, ratio, config.box_alpha)
         return crop_inside(key, stream, size, boxes, scale, ratio, config.box_margin)
 
-    def _cut(
+    def _place(
         self,
-        images: Tensor,
         key: Tensor,
         boxes: Tensor | None,
         streams: tuple[int, int],
+        in_size: Size,
         size: Size,
-    ) -> Tensor:
-        """Crops, mirrored at random, (B, C, *size) in 0..255; streams: of crop and flip."""
-        crops = self._boxes(key, boxes, streams[0], (images.shape[1], images.shape[2]))
-        flip = uniform(key, streams[1], 1)[:, 0] < self.config.flip
-        return cut_for(images.device)(images, crops, size, flip)
+    ) -> Places:
+        """Crops, mirrored at random, that become `size`; streams: of crop and flip."""
+        crops = self._boxes(key, boxes, streams[0], in_size)
+        return Places(crops, uniform(key, streams[1], 1)[:, 0] < self.config.flip, size)
 
-    def _shifted_pair(
-        self, images: Tensor, key: Tensor, boxes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _shifted_pair(self, master: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """CMAE's pixel shift: two windows of one enlarged, flipped master crop.
 
         `cmae_parity`: the online window is the upper left corner, the target's is shifted by
         0..p px down and right (the released code); `symmetric_shift`: both are shifted;
         `same_view`: neither.
         """
-        master = self._cut(images, key, boxes, _FIRST, self.master)
         corner = master[:, :, : self.size[0], : self.size[1]]
         if self.mode == "same_view":
             return corner, corner

@@ -6,6 +6,8 @@ import numpy as np
 
 from contramask.boxes.box_set import BoxSet
 from contramask.data.augment import Alignment, check_transforms
+from contramask.data.jpeg import JpegImages
+from contramask.data.jpeg_loader import JpegLoader
 from contramask.data.loader import ImageLoader
 from contramask.data.ring import Recipe
 from contramask.data.ring_loader import RingLoader
@@ -50,6 +52,10 @@ def make_loader(
         recipe = _recipe(store, config, config.views.transforms, world.size)
         return RingLoader(recipe, views.ready, seed, device, workers, share), views
     array = _box_array(boxes, store) if config.views.needs_boxes else None
+    if isinstance(images.images, JpegImages):
+        loader = JpegLoader(images, views, config.batch_size, seed, device, share, workers)
+        loader.set_boxes(array)
+        return loader, views
     return ImageLoader(images, views, config.batch_size, seed, device, array, share), views
 
 
