@@ -6,14 +6,36 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kedro.io import AbstractDataset, DatasetError
 
+from pipelines import previews
 
-class FolderDataset(AbstractDataset[Any, Any]):
+
+class DiskDataset(AbstractDataset[Any, Any]):
+    """Something at a path; what `kedro viz` shows of it is in its attribute `preview`, if any."""
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._filepath = Path(filepath)
+        self.metadata = previews.metadata_with_layer(self._filepath, metadata)
+
+    def _plot(self) -> dict[str, Any] | None:
+        """What `dvc plots` draws of it."""
+        how = (self.metadata or {}).get("dvc") or {}
+        return how if how.get("as") == "plots" else None
+
+    def _exists(self) -> bool:
+        return self._filepath.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class FolderDataset(DiskDataset):
     """A folder that a class of the library writes and reads.
 
     `kind` is `module:Class` with `value.write(folder)` and `Class.read(folder)`; the class is
@@ -21,9 +43,9 @@ class FolderDataset(AbstractDataset[Any, Any]):
     """
 
     def __init__(self, filepath: str, kind: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath, metadata)
         self._kind = kind
-        self.metadata = metadata
+        self.preview = previews.preview_of_folder(self._filepath, kind)
 
     def load(self) -> Any:
         """Read the folder."""
@@ -37,9 +59,6 @@ class FolderDataset(AbstractDataset[Any, Any]):
         with _replaced(self._filepath) as new:
             data.write(new)
 
-    def _exists(self) -> bool:
-        return self._filepath.is_dir()
-
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "kind": self._kind}
 
@@ -52,14 +71,16 @@ class OptionalFolderDataset(FolderDataset):
         return super().load() if self._exists() else None
 
 
-class FileDataset(AbstractDataset[Any, Any]):
+class FileDataset(DiskDataset):
     """One file whose suffix says what it holds: one of `FORMATS`."""
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
+        super().__init__(filepath, metadata)
         if self._filepath.suffix not in FORMATS:
             raise ValueError(f"{filepath}: the suffix must be one of {', '.join(FORMATS)}")
-        self.metadata = metadata
+        preview = previews.preview_of_file(self._filepath, self._plot())
+        if preview is not None:  # kedro-viz asks whether the attribute exists
+            self.preview = preview
 
     def load(self) -> Any:
         """Read the file."""
@@ -74,19 +95,13 @@ class FileDataset(AbstractDataset[Any, Any]):
             FORMATS[self._filepath.suffix].write(data, new)
             os.replace(new, self._filepath)
 
-    def _exists(self) -> bool:
-        return self._filepath.is_file()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-class PicturesDataset(AbstractDataset[dict[str, bytes], dict[str, bytes]]):
+class PicturesDataset(DiskDataset):
     """A folder of PNG files, in memory as encoded bytes by name."""
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
+        super().__init__(filepath, metadata)
+        self.preview = partial(previews.pictures, self._filepath)
 
     def load(self) -> dict[str, bytes]:
         """Read all pictures."""
@@ -99,19 +114,15 @@ class PicturesDataset(AbstractDataset[dict[str, bytes], dict[str, bytes]]):
             for name, png in data.items():
                 (new / f"{name.replace('/', '-')}.png").write_bytes(png)
 
-    def _exists(self) -> bool:
-        return self._filepath.is_dir()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-class TablesDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
+class TablesDataset(DiskDataset):
     """A folder of CSV files, in memory as tables by name."""
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
+        super().__init__(filepath, metadata)
+        plot = self._plot()
+        if plot:
+            self.preview = partial(previews.bar_chart, self._filepath, plot["x"], plot["y"])
 
     def load(self) -> dict[str, Any]:
         """Read all tables."""
@@ -124,19 +135,9 @@ class TablesDataset(AbstractDataset[dict[str, Any], dict[str, Any]]):
             for name, table in data.items():
                 table.to_csv(new / f"{name}.csv", index=False)
 
-    def _exists(self) -> bool:
-        return self._filepath.is_dir()
 
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
-
-
-class PathDataset(AbstractDataset[None, Path]):
+class PathDataset(DiskDataset):
     """The path of a folder, for library functions that look into it themselves."""
-
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """The path; nothing need be there."""
@@ -145,12 +146,6 @@ class PathDataset(AbstractDataset[None, Path]):
     def save(self, data: None) -> None:
         """Refuse: this names a place, it does not fill it."""
         raise DatasetError(f"{self._filepath} is given to nodes as a path; no node returns it")
-
-    def _exists(self) -> bool:
-        return self._filepath.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}
 
 
 class WorkFolderDataset(PathDataset):

@@ -36,7 +36,12 @@ def register_encoder(client: MlflowClient, run_id: str, bundle: EncoderBundle, n
     told = ("experiment", "method", "seed", "config_hash", "data", "data_hash", "code_revision")
     tags = {key: str(manifest[key]) for key in told}
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
-    made = client.create_model_version(name, source, run_id, tags=tags)
+    about = (
+        f"`{manifest['experiment']}`: {manifest['method']} on {manifest['data']}, uint8 images "
+        "(N, H, W, C) of any size to float32 features (N, D). Loaded by "
+        "`mlflow.pyfunc.load_model`; the run that made it has its parameters and numbers."
+    )
+    made = client.create_model_version(name, source, run_id, tags=tags, description=about)
     return f"models:/{name}/{made.version}"
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from contramask.tracker import NullTracker, Tracker
 from pipelines import unsent
 from pipelines.addresses import absolute_uri, run_link, store_root
+from pipelines.runs import create_run, experiment_id, flatten
 from pipelines.unsent import UnsentTracker
 
 if TYPE_CHECKING:
@@ -25,16 +26,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: MLflow's limits: characters of a parameter and of a tag, parameters in one request.
-MAX_PARAM, MAX_TAG, MAX_PARAMS_A_REQUEST = 6000, 5000, 100
+#: MLflow's limit: characters of a tag.
+MAX_TAG = 5000
 #: Calls of `log` sent in one request; at ten numbers each well below MLflow's 1000.
 MAX_LOGS_A_REQUEST = 50
 
 #: What MLflow refuses in the name of a metric.
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
-
-#: Makes MLflow's UI open with runs and curves instead of its pages for language models.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 #: Run, values by name, step, milliseconds since 1970.
 Numbers = tuple[str, dict[str, float], int, int]
@@ -103,10 +101,12 @@ class MlflowTracker:
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Name data that went in, by their hash."""
-        self.attempt(
-            lambda: unsent.log_dataset(self.client, self.run_id, name, digest, source, context),
-            lambda fallback: fallback.dataset(name, digest, source, context),
-        )
+
+        def send() -> None:
+            for run_id in filter(None, (self.run_id, self._parent)):
+                unsent.log_dataset(self.client, run_id, name, digest, source, context)
+
+        self.attempt(send, lambda fallback: fallback.dataset(name, digest, source, context))
 
     def attempt(self, send: Callable[[], Any], keep: Callable[[UnsentTracker], Any]) -> None:
         """Call `send`; if the server fails, or failed before, call `keep` instead."""
@@ -120,7 +120,10 @@ class MlflowTracker:
             keep(self._fallback)
 
     def close(self, status: str, error: BaseException | None = None) -> None:
-        """Send what waits (30 s at most) and end the run as FINISHED, FAILED or KILLED."""
+        """Send what waits (30 s at most) and end the run as FINISHED, FAILED or KILLED.
+
+        Its experiment's run ends with it: it shows how the latest stage ended, and when.
+        """
         self._waiting.put(None)
         self._thread.join(timeout=30)
         if self._fallback is None:
@@ -128,7 +131,8 @@ class MlflowTracker:
                 if error is not None:
                     text = f"{type(error).__name__}: {error}"[:MAX_TAG]
                     self.client.set_tag(self.run_id, "error", text)
-                self.client.set_terminated(self.run_id, status)
+                for run_id in filter(None, (self.run_id, self._parent)):
+                    self.client.set_terminated(run_id, status)
                 return
             except Exception as failure:
                 self._lost(failure)
@@ -188,75 +192,14 @@ def start_run(
 
         given = os.environ.get("MLFLOW_TRACKING_URI") or settings["tracking_uri"]
         client = MlflowClient(tracking_uri=absolute_uri(given, root))
-        experiment = _experiment_id(client, settings, root)
-        run_id, parent = _create(client, experiment, run)
+        experiment = experiment_id(client, settings, root)
+        run_id, parent = create_run(client, experiment, run)
     except Exception as error:
         return _give_up(kept, error, run)
-    unsent.send_all(folder, client, lambda run: _create(client, experiment, run)[0])
+    unsent.send_all(folder, client, lambda run: create_run(client, experiment, run)[0])
     tracker = MlflowTracker(client, run_id, kept, parent)
     tracker.link = run_link(client.tracking_uri, experiment, run_id)
     return tracker
-
-
-def _create(client: MlflowClient, experiment: str, run: Mapping[str, Any]) -> tuple[str, str]:
-    """Open the run that `run` describes; returns its id and that of its experiment's run."""
-    tags, parent = run["tags"], ""
-    if {"experiment", "config_hash"} <= set(tags):
-        parent = _parent(client, experiment, run)
-        tags = {**tags, "mlflow.parentRunId": parent}
-    made = client.create_run(experiment, run_name=run["name"], tags=tags)
-    _log_params(client, made.info.run_id, run["params"])
-    return str(made.info.run_id), parent
-
-
-def _parent(client: MlflowClient, experiment: str, run: Mapping[str, Any]) -> str:
-    """The run that stands for the whole experiment: its stages hang below it in MLflow's UI."""
-    tags = run["tags"]
-    key = {"level": "experiment", **{name: tags[name] for name in ("experiment", "config_hash")}}
-    query = " and ".join(f"tags.{name} = '{value}'" for name, value in key.items())
-    found = client.search_runs([experiment], query, max_results=1)
-    if found:
-        return str(found[0].info.run_id)
-    made = client.create_run(experiment, run_name=tags["experiment"], tags=key)
-    _log_params(client, made.info.run_id, run["params"])
-    client.set_terminated(made.info.run_id, "FINISHED")
-    return str(made.info.run_id)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one level with dotted keys; empty mappings vanish."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _experiment_id(client: MlflowClient, settings: Mapping[str, Any], root: Path) -> str:
-    from mlflow.exceptions import MlflowException
-
-    name = settings["experiment"]
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        served = os.environ.get("MLFLOW_TRACKING_URI")  # a server knows where its artifacts go
-        location = None if served else absolute_uri(settings["artifacts"], root)
-        try:
-            return str(client.create_experiment(name, artifact_location=location, tags=KIND))
-        except MlflowException:
-            found = client.get_experiment_by_name(name)  # another run was a moment faster
-            if found is None:
-                raise
-    return str(found.experiment_id)
-
-
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    fields = [Param(key, str(value)[:MAX_PARAM]) for key, value in params.items()]
-    for start in range(0, len(fields), MAX_PARAMS_A_REQUEST):
-        client.log_batch(run_id, params=fields[start : start + MAX_PARAMS_A_REQUEST])
 
 
 def metric_name(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
-from pipelines import tracking
+from pipelines import runs, tracking
 from pipelines.experiment import OWN_PARAMETERS
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Datasets that are a run's data inputs -> (key of the name, key of the hash) in their manifests.
 DATA = {"store": ("name", "data_hash"), "boxes": ("box_set_id", "box_set_id")}
+#: The method of rows that are about the untrained network.
+ANCHOR = "random_init"
 
 
 class TrackingHooks:
@@ -139,13 +141,15 @@ def _tags(env: str) -> dict[str, str]:
     from contramask.results import code_revision
 
     revision = code_revision()
+    command = shlex.join(["kedro", *sys.argv[1:]])
     dvc = {name: os.environ[name] for name in ("DVC_STAGE", "DVC_EXP_NAME") if name in os.environ}
     return {
-        "command": shlex.join(["kedro", *sys.argv[1:]]),
+        "command": command,
         "env": env,
         "git.revision": revision.removesuffix("+"),
         "git.dirty": str(revision.endswith("+")).lower(),
         **{name.lower().replace("_", "."): value for name, value in dvc.items()},
+        runs.NOTE: f"`{command}`",
         "mlflow.source.name": "kedro run",
         "mlflow.source.git.commit": revision.removesuffix("+"),
     }
@@ -187,8 +191,16 @@ def _system_monitor(tracker: tracking.MlflowTracker) -> Any:
 
 
 def _numbers(rows: Any) -> dict[str, float]:
-    """One metric for each row of a results table, `<method>/<protocol>/<readout>/<metric>`."""
+    """One metric for each row of a results table, `<protocol>/<readout>/<metric>`.
+
+    Names without the method are columns in which methods can be compared; the untrained network's
+    begin with `random_init/`.
+    """
     return {
-        f"{row.method}/{row.protocol}/{row.readout}/{row.metric}": float(row.value)
+        f"{_prefix(row.method)}{row.protocol}/{row.readout}/{row.metric}": float(row.value)
         for row in rows.itertuples()
     }
+
+
+def _prefix(method: str) -> str:
+    return f"{method}/" if method == ANCHOR else ""

@@ -166,13 +166,17 @@ def stored(project: Path, run_id: str) -> Any:
 def test_a_run_holds_its_command_its_parameters_and_its_results(mlflow_project: Path) -> None:
     hooks, run_id = tracked(mlflow_project)
     row = dict.fromkeys(COLUMNS, "x") | {"method": "mae", "protocol": "linear", "readout": "mean"}
-    rows = pd.DataFrame([row | {"metric": "linear_top1", "value": 71.5}])
+    own = row | {"metric": "linear_top1", "value": 71.5}
+    rows = pd.DataFrame([own, own | {"method": "random_init", "value": 30.0}])
     hooks.after_dataset_saved("probe_output", StageOutput(rows))
     hooks.after_pipeline_run()
     run = stored(mlflow_project, run_id)
     assert run.info.status == "FINISHED"
     assert run.info.run_name.endswith("-s3 probe")
-    assert run.data.metrics == {"mae/linear/mean/linear_top1": 71.5}
+    assert run.data.metrics == {
+        "linear/mean/linear_top1": 71.5,
+        "random_init/linear/mean/linear_top1": 30.0,
+    }
     assert run.data.params["pretrain.method.mask_ratio"] == "0.75"
     assert run.data.params["seed"] == "3"
     assert run.data.tags["env"] == "smoke"

@@ -10,7 +10,9 @@ from mlflow import MlflowClient
 
 from contramask.tracker import JsonLinesTracker, NullTracker
 from pipelines import tracking
-from pipelines.tracking import MlflowTracker, absolute_uri, flatten, start_run, store_root
+from pipelines.addresses import absolute_uri, store_root
+from pipelines.runs import VIEW, VIEW_NAME, flatten
+from pipelines.tracking import MlflowTracker, start_run
 
 SETTINGS = {"tracking_uri": "sqlite:///mlflow.db", "artifacts": "mlartifacts", "experiment": "e"}
 
@@ -129,7 +131,36 @@ def test_the_stages_of_an_experiment_hang_below_one_run(mlflow_project: Path) ->
     assert whole.data.params == {"seed": "0"}
     for name in ("mae-s0 pretrain", "mae-s0 probe"):
         assert named[name].data.tags["mlflow.parentRunId"] == whole.info.run_id
+        assert whole.info.end_time >= named[name].info.start_time
     assert len(runs) == 5
+
+
+def test_an_experiments_run_says_what_its_latest_stage_read_and_how_it_ended(
+    mlflow_project: Path,
+) -> None:
+    tags = {"experiment": "mae-s0", "config_hash": "12ab", "mlflow.source.name": "kedro run"}
+    for status in ("FINISHED", "FAILED"):
+        tracker = start_run(SETTINGS, mlflow_project, "mae-s0 probe", tags, {})
+        tracker.dataset("digit_scenes", "ab12", "data/03_primary/store", "store")
+        tracker.close(status)
+    runs = client(mlflow_project).search_runs([experiment_of(mlflow_project)])
+    (whole,) = [run for run in runs if run.info.run_name == "mae-s0"]
+    assert whole.info.status == "FAILED"
+    assert [entry.dataset.digest for entry in whole.inputs.dataset_inputs] == ["ab12"]
+    assert whole.data.tags["mlflow.source.name"] == "kedro run"
+
+
+def test_the_list_of_runs_comes_with_a_description_and_a_view(
+    run: MlflowTracker, mlflow_project: Path
+) -> None:
+    run.close("FINISHED")
+    tags = client(mlflow_project).get_experiment_by_name("e").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert VIEW_NAME in tags["mlflow.note.content"]
+    view = json.loads(tags[VIEW])
+    assert view["name"] == VIEW_NAME
+    assert len(tags[VIEW]) < 5000  # characters a tag may have
+    assert "metrics.`linear/mean/linear_top1`" in json.loads(view["state"])["selectedColumns"]
 
 
 def test_data_are_inputs_of_the_run_with_their_hash(
