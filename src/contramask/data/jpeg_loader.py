@@ -52,7 +52,7 @@ class _Framed:
 
     def __init__(self, images: JpegImages, maker: ViewMaker, batch_size: int) -> None:
         self.images, self.maker = images, maker
-        self.shape = (batch_size, *images.shape[1:])
+        self.shape: tuple[int, ...] = (batch_size, *images.shape[1:])
 
     def fill_for(self, key: Tensor, boxes: Tensor | None) -> Fill:
         """See `_Cook`."""
@@ -74,7 +74,7 @@ class _Cut:
         self.images, self.maker = images, maker
         self.size = (images.shape[1], images.shape[2])
         count, *size = maker.cut_shape
-        self.shape = (count, batch_size, *size, images.shape[3])
+        self.shape: tuple[int, ...] = (count, batch_size, *size, images.shape[3])
 
     def fill_for(self, key: Tensor, boxes: Tensor | None) -> Fill:
         """See `_Cook`."""
