@@ -47,3 +47,11 @@ class _Four:
 
     def __getitems__(self, indices: np.ndarray) -> np.ndarray:
         return np.zeros((len(indices), 8, 8, 3), dtype=np.uint8)
+
+
+def test_views_made_by_the_training_processor_itself_are_tolerated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = ImageLoader(_Four(), lambda *given: {}, 2, 0, torch.device("cpu"))
+    assert said(caplog, [0, 0.05, 0.1], source) == []
+    assert "more than 10%" in said(caplog, [0, 0.12], source)[0]

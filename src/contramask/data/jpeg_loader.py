@@ -158,6 +158,8 @@ class JpegLoader(ImageLoader):
         """Crop boxes (N, 4) of the images, for view configurations that need them."""
         self.boxes = None if boxes is None else torch.tensor(boxes, device=self.device)
 
+    tolerated_wait = 0.02  # threads of their own decode ahead
+
     @property
     def advice(self) -> str:
         """What to do when training waits for these batches."""

@@ -81,6 +81,11 @@ class ImageLoader:
         self.boxes = None if boxes is None else torch.tensor(boxes, device=device)
 
     @property
+    def tolerated_wait(self) -> float:
+        """Share of the time that these batches may cost without a word."""
+        return 0.1 if self.device.type == "cpu" else 0.02
+
+    @property
     def advice(self) -> str:
         """What to do when training waits for these batches."""
         if self.device.type == "cpu":

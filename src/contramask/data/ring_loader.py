@@ -32,6 +32,8 @@ class RingLoader(ImageLoader):
         super().__init__(recipe.images, views, whole, seed, device, share=share)
         self.ring, self.workers = make_ring(recipe, workers), workers
 
+    tolerated_wait = 0.02  # the views are made by processes of their own
+
     @property
     def advice(self) -> str:
         """What to do when training waits for these batches."""

@@ -12,21 +12,23 @@ TOO_LONG = 0.02
 class WaitingAdvice:
     """Watches the share of each log interval that was spent waiting; `source.advice` says why.
 
-    The first interval is passed over: it starts the workers and reads the first files.
+    A source may tolerate more (`source.tolerated_wait`): where the training's own processor makes
+    the views, the wait is work that no setting takes away. The first interval is passed over: it starts the workers and reads the first files.
     """
 
     def __init__(self, name: str, source: Any) -> None:
         self._name, self._source = name, source
+        self._most = float(getattr(source, "tolerated_wait", TOO_LONG))
         self._seen, self._said = 0, False
 
     def check(self, share: float) -> None:
         """Take one interval's share, 0 to 1; log at most once."""
         self._seen += 1
-        if self._said or self._seen == 1 or share <= TOO_LONG:
+        if self._said or self._seen == 1 or share <= self._most:
             return
         self._said = True
         what = getattr(self._source, "advice", "read from a faster disk, or use smaller images")
         log.warning(
             "%s: %.0f%% of the time went into waiting for data (more than %.0f%%): %s",
-            *(self._name, 100 * share, 100 * TOO_LONG, what),
+            *(self._name, 100 * share, 100 * self._most, what),
         )

@@ -53,6 +53,11 @@ class TargetLoader:
         self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
     @property
+    def tolerated_wait(self) -> float:
+        """Share of the time that these batches may cost without a word."""
+        return self.loader.tolerated_wait
+
+    @property
     def advice(self) -> str:
         """What to do when training waits for these batches."""
         return (
