@@ -13,7 +13,8 @@ class WaitingAdvice:
     """Watches the share of each log interval that was spent waiting; `source.advice` says why.
 
     A source may tolerate more (`source.tolerated_wait`): where the training's own processor makes
-    the views, the wait is work that no setting takes away. The first interval is passed over: it starts the workers and reads the first files.
+    the views, the wait is work that no setting takes away. The first interval is passed over: it
+    starts the workers and reads the first files.
     """
 
     def __init__(self, name: str, source: Any) -> None:
