@@ -1,10 +1,12 @@
 """Pictures before and after pre-training, as arrays."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from contramask.data.loader import ImageLoader
@@ -14,8 +16,9 @@ from contramask.losses import normalise_patches
 from contramask.methods.base import Method
 from contramask.methods.mae import MAEConfig
 from contramask.models.encoder import EncoderConfig, VisionEncoder, patchify
+from contramask.tracker import JsonLinesTracker
 from contramask.train.device import Machine
-from contramask.train.pictures import reconstructions, view_preview
+from contramask.train.pictures import reconstructions, show_views, view_preview
 
 CPU = torch.device("cpu")
 MACHINE = Machine(CPU, "fp32")
@@ -84,3 +87,19 @@ def test_the_preview_shows_the_first_views_of_the_training(tiny_store: Store, mo
         assert shown.dtype == np.uint8
         back = views.normalise(torch.from_numpy(shown).permute(0, 3, 1, 2).float())
         assert (back - first[name][:12]).abs().max() < 0.1
+
+
+def test_the_views_are_a_picture_before_the_first_step(
+    plain_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    views = make_views(plain_store, "independent_rrc")
+    loader = ImageLoader(plain_store["train"], views, 8, 0, CPU)
+    with caplog.at_level("INFO"):
+        path = show_views(
+            view_preview(loader, views), tmp_path / "work", JsonLinesTracker(tmp_path / "log.jsonl")
+        )
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 3 * picture.height  # eight images side by side, two rows
+    assert str(path) in (tmp_path / "log.jsonl").read_text()
+    assert str(path) in caplog.text

@@ -1,5 +1,7 @@
 """Pictures of a pre-training as arrays: augmented views before it, reconstructions after it."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,14 @@ from contramask.data.views import ViewMaker, whole_images
 from contramask.draws import image_keys
 from contramask.methods.base import Method
 from contramask.models.encoder import patchify, unpatchify
+from contramask.report.figures import rows_picture
+from contramask.tracker import Tracker
 from contramask.train.device import Machine
 
+log = logging.getLogger(__name__)
+
 _COUNT = 12
+_TILE = 128  # pixels
 
 
 def view_preview(loader: ImageLoader, views: ViewMaker) -> dict[str, np.ndarray]:
@@ -22,6 +29,18 @@ def view_preview(loader: ImageLoader, views: ViewMaker) -> dict[str, np.ndarray]
     batch = next(loader.epoch(0))
     names = [name for name in ("view", "target_view") if name in batch]
     return {name: views.to_pixels(batch[name][:_COUNT]).cpu().numpy() for name in names}
+
+
+def show_views(preview: dict[str, np.ndarray], folder: Path, tracker: Tracker) -> Path:
+    """Write `views.png` into the folder, one row a view, before a step is taken, and track it."""
+    named = {name.replace("_", " "): images for name, images in preview.items()}
+    picture = rows_picture("views", named, _TILE, "what the network is shown")
+    path = folder / "views.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture.png)
+    tracker.artifact(path)
+    log.info("augmented images, as the network will see them: %s", path)
+    return path
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from contramask.train.failures import explained
 from contramask.train.loop import TrainPlan, fit, part_of
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.parts import check_parts, what_fits
-from contramask.train.pictures import reconstructions, view_preview
+from contramask.train.pictures import reconstructions, show_views, view_preview
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain_config import FREE, PretrainConfig
 from contramask.train.schedule import scaled_lr, warmup_cosine
@@ -80,6 +80,8 @@ def pretrain(
         if world.is_main:
             print_plan(f"pre-training {run.experiment}", planned)
         preview = view_preview(loader, views)
+        if world.is_main:
+            show_views(preview, work, tracker)
         plan = _train_plan(config, method, loader, machine, run.seed)
         plan = replace(plan, images_at=lambda step: _image_ids(store, loader, step))
         return planned, preview, fit(method, source, plan, tracker, keeper)
