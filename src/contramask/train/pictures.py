@@ -20,6 +20,8 @@ from contramask.train.device import Machine
 
 log = logging.getLogger(__name__)
 
+VIEWS = "views.png"  # name of the picture of augmented views
+
 _COUNT = 12
 _TILE = 128  # pixels
 
@@ -32,10 +34,10 @@ def view_preview(loader: ImageLoader, views: ViewMaker) -> dict[str, np.ndarray]
 
 
 def show_views(preview: dict[str, np.ndarray], folder: Path, tracker: Tracker) -> Path:
-    """Write `views.png` into the folder, one row a view, before a step is taken, and track it."""
+    """Write `VIEWS` into the folder, one row a view, before a step is taken, and track it."""
     named = {name.replace("_", " "): images for name, images in preview.items()}
     picture = rows_picture("views", named, _TILE, "what the network is shown")
-    path = folder / "views.png"
+    path = folder / VIEWS
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture.png)
     tracker.artifact(path)

@@ -29,7 +29,7 @@ from contramask.train.failures import explained
 from contramask.train.loop import TrainPlan, fit, part_of
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.parts import check_parts, what_fits
-from contramask.train.pictures import reconstructions, show_views, view_preview
+from contramask.train.pictures import VIEWS, reconstructions, show_views, view_preview
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain_config import FREE, PretrainConfig
 from contramask.train.schedule import scaled_lr, warmup_cosine
@@ -95,6 +95,7 @@ def pretrain(
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
     keeper.done()
+    (work / VIEWS).unlink(missing_ok=True)  # they stay in the output
     return PretrainResult(bundle, output)
 
 
