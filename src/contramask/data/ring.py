@@ -262,7 +262,7 @@ def _named(images: Images, row: int) -> str:
 
 
 def _ending(code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if code == -9:  # SIGKILL, a name that Windows lacks
         return "it was killed, most often because memory ran out (fewer launch.workers need less)"
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
