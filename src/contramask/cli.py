@@ -21,7 +21,7 @@ from contramask.startup import tune_process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: bad usage)."""
+    """Run one sub-command; returns the exit status (0: all is well, 1: it is not, 2: usage)."""
     parser = argparse.ArgumentParser(prog="contramask", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for module in (
@@ -42,9 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tune_process()  # before a command imports torch
     try:
         return int(options.run(options))
+    except KeyboardInterrupt:
+        sys.stderr.write(f"contramask {options.command}: stopped\n")
+        return 130  # what shells expect after Ctrl-C
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"contramask {options.command}: {error}\n")
+        sys.stderr.write(f"contramask {options.command}: {_told(error)}\n")
         return 1
+
+
+def _told(error: ValueError | OSError) -> str:
+    """An error's text; the system's own errors name the file before what was wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

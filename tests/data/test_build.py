@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from contramask.data import build
 from contramask.data.build import build_dataset
 from contramask.data.config import DatasetConfig, ScenesConfig
 from contramask.data.index import INDEX_COLUMNS, PROBLEM_COLUMNS
@@ -228,3 +230,13 @@ def test_val_images_that_are_also_in_train_are_warned_of(tmp_path: Path, caplog)
     build_dataset(DatasetConfig(source="folder", root=tmp_path / "twice"), tmp_path / "work")
     assert "1 val images are also in train" in caplog.text
     assert "train/a.png = val/c.png" in caplog.text
+
+
+def test_what_a_stopped_build_wrote_counts_as_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "images.npy").write_bytes(bytes(range(256)) * 4096)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    build._check_room(tmp_path, 2**20)
+    with pytest.raises(ValueError, match="the store needs"):
+        build._check_room(tmp_path, 10**9 + 2**20)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from contramask.data.augment import TransformFailed
+from contramask.data.loader import epoch_order
 from contramask.data.ring import DEPTH, ProcessRing, Recipe
 from contramask.data.ring_loader import RingLoader
 from contramask.data.store import Store
@@ -168,3 +169,27 @@ def test_a_store_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 class _Gone(_Alike):
     def __getitems__(self, indices: np.ndarray) -> np.ndarray:
         raise OSError("the disk went away")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_fails_in_a_batch_nobody_took_is_told_when_it_is_taken(workers: int) -> None:
+    recipe = Recipe(_GoneFrom(8, epoch_order(16, 0, 0)[:8]), PLAIN, (1, 8, 24, 24, 3))
+    loader = RingLoader(recipe, lambda images, key, boxes: {"view": images}, 0, CPU, workers)
+    preview = loader.epoch(0)
+    next(preview)
+    preview.close()  # the second batch was under way
+    with pytest.raises(OSError, match="the disk went away"):
+        list(loader.epoch(0))
+
+
+class _GoneFrom(_Alike):
+    """Gives only some rows."""
+
+    def __init__(self, size: int, readable: np.ndarray) -> None:
+        super().__init__(2 * size)
+        self.readable = set(readable.tolist())
+
+    def __getitems__(self, indices: np.ndarray) -> np.ndarray:
+        if not self.readable.issuperset(indices.tolist()):
+            raise OSError("the disk went away")
+        return super().__getitems__(indices)

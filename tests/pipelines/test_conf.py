@@ -48,6 +48,11 @@ def test_published_recipes_take_nothing_from_the_demo(env: str) -> None:
         assert typed["tokenizer"].flip == 0.5
 
 
+@pytest.mark.parametrize("env", ["paper_mae", "paper_conmim"])
+def test_published_fine_tuning_has_its_rand_augment(env: str) -> None:
+    assert parsed(env)["finetune"].rand_augment == "rand-m9-mstd0.5-inc1"
+
+
 @pytest.mark.parametrize("env", ["base", "smoke", "tiny_imagenet", "folder"])
 def test_a_method_brings_its_codes_colours_and_optimiser(env: str) -> None:
     cmae, mao, conmim = (

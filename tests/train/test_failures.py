@@ -25,6 +25,7 @@ def failing(error: BaseException) -> NoReturn:
         (PermissionError(errno.EACCES, "Permission denied", "work"), "work may not be written"),
         (OSError(errno.EROFS, "Read-only file system", "work"), "work may not be written"),
         (MemoryError(), r"the memory ran out \(MemoryError.*use less"),
+        (RuntimeError("could not create a primitive"), r"the memory ran out .*use less"),
         (torch.OutOfMemoryError("CUDA out of memory."), r"ran out \(OutOfMemoryError.*use less"),
     ],
 )

@@ -1,5 +1,6 @@
 """Jobs as files: folders, mistakes, and the training they start."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,40 @@ def test_failures_are_sentences(
     assert "a batch of 100" in (tmp_path / "out" / "work" / "failed.txt").read_text()
     assert main(["join", str(path)]) == 1
     assert "runs on one machine" in capsys.readouterr().err
+
+
+def test_a_failure_is_told_where_nothing_can_be_written(
+    tiny_store: Store,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = job_file(
+        tmp_path, store=str(tiny_store.folder), pretrain={**PRETRAIN, "batch_size": 100}
+    )
+
+    def full(self: Path, *given: str, **named: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(["pretrain", str(path)]) == 1
+    assert "a batch of 100 cannot be filled" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pretrain", str(tmp_path / "none.json")]) == 1
+    said = capsys.readouterr().err
+    assert said.endswith("none.json: No such file or directory\n")
+
+
+def test_ctrl_c_ends_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("contramask.train.job.read_job", stopped)
+    assert main(["pretrain", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "contramask pretrain: stopped\n"

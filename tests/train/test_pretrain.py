@@ -34,6 +34,7 @@ from contramask.train.checkpoint import ResumeRefused
 from contramask.train.device import LaunchConfig
 from contramask.train.pretrain import PretrainResult, pretrain
 from contramask.train.pretrain_config import PretrainConfig
+from contramask.train.world import World
 from contramask.typed import ConfigError, parse
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
@@ -368,10 +369,16 @@ def test_own_transforms_continue_bit_for_bit_with_any_number_of_workers(
     pd.testing.assert_frame_equal(again, curve)
 
 
-def test_own_transforms_that_give_no_views_are_refused(tiny_store: Store, tmp_path: Path) -> None:
+def test_own_transforms_that_give_no_views_are_refused(
+    tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small = ViewConfig(transforms=[{**OWN[0], "size": [24, 24]}])
     with pytest.raises(ValueError, match="gave 24x24x3 uint8; the view must be 32x32x3"):
         train(tiny_store, tmp_path, make_config(views=small))
+    monkeypatch.setattr("contramask.train.batches.current_world", lambda: World(0, 3))
+    with pytest.raises(ValueError, match="32 images cannot be shared equally by 3 processes"):
+        train(tiny_store, tmp_path, make_config(views=ViewConfig(transforms=OWN)))
+    monkeypatch.undo()
     moving = ViewConfig(transforms=OWN)
     with pytest.raises(ValueError, match="compares two views place by place"):
         train(tiny_store, tmp_path, make_config(CONMIM, views=moving))

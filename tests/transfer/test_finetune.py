@@ -258,12 +258,6 @@ def test_rand_augment_alters_each_image_by_its_key(
     assert not torch.equal(first["index"], later["index"])
 
 
-def test_an_unreadable_recipe_is_refused(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
-    config = replace(SHORT, rand_augment="auto-x3")
-    with pytest.raises(ValueError, match=r"given 'auto-x3'; a recipe is e.g. rand-m9"):
-        _loader(tiny_bundle, tiny_store, config, MACHINE, None)
-
-
 def test_averaged_weights_are_measured_beside_the_last(
     tiny_store: Store, tiny_bundle: EncoderBundle
 ) -> None:
@@ -312,6 +306,8 @@ def test_the_centre_is_what_is_scored(tiny_store: Store, tiny_bundle: EncoderBun
         {"ema": 1.0},
         {"fractions": [1.5]},
         {"eval_crop": 0},
+        {"rand_augment": "auto-x3"},
+        {"rand_augment": "rand-mx"},
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:

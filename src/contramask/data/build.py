@@ -183,13 +183,20 @@ def _bytes_needed(config: DatasetConfig, source: Source) -> int:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    # A memory-mapped file on a full disk ends the process without a word.
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    # A memory-mapped file on a full disk ends the process without a word. What a build that was
+    # stopped has written need not be written again.
+    free, used = shutil.disk_usage(folder).free, _used(folder)
+    if needed > free + used:
         raise ValueError(
-            f"the store needs {needed / 1e9:.1f} GB under {folder} and {free / 1e9:.1f} GB are"
-            " free; free some, or lower dataset.limit or dataset.image_size"
+            f"the store needs {(needed - used) / 1e9:.1f} GB under {folder} and {free / 1e9:.1f} GB"
+            " are free; free some, or lower dataset.limit or dataset.image_size"
         )
+
+
+def _used(folder: Path) -> int:
+    """Bytes that files below the folder take on the disk; 0 on systems that do not say."""
+    files = (path.stat() for path in folder.rglob("*") if path.is_file())
+    return sum(getattr(status, "st_blocks", 0) * 512 for status in files)
 
 
 def _manifest(

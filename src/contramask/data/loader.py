@@ -45,6 +45,15 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+def check_share(batch_size: int, processes: int) -> None:
+    """Raise `ValueError` unless a batch can be cut into equal parts, one for each process."""
+    if batch_size % processes:
+        raise ValueError(
+            f"a batch of {batch_size} images cannot be shared equally by {processes} processes; "
+            f"set batch_size to a multiple of {processes}, or launch.devices to a divisor of it"
+        )
+
+
 class ImageLoader:
     """Shuffled batches of views; the last, incomplete batch of an epoch is dropped.
 
@@ -69,11 +78,7 @@ class ImageLoader:
                 f"a batch of {batch_size} cannot be filled from {len(images)} images; set "
                 f"batch_size to {len(images)} or less, or give more images"
             )
-        if batch_size % share[1]:
-            raise ValueError(
-                f"a batch of {batch_size} images cannot be shared equally by {share[1]} processes; "
-                f"set batch_size to a multiple of {share[1]}, or launch.devices to a divisor of it"
-            )
+        check_share(batch_size, share[1])
         self.share = share
         self.images, self.views, self.seed, self.device = images, views, seed, device
         self.batch_size = batch_size

@@ -159,24 +159,27 @@ class ProcessRing:
         while self._open[slot]:
             lines = {self._lines[w]: w for w in set().union(*self._open.values())}
             for line in wait(list(lines)):
-                self._receive(line, lines[line])  # type: ignore[index,arg-type]
+                failure = self._receive(line, lines[line])  # type: ignore[index,arg-type]
+                if failure is not None:
+                    raise failure
         del self._open[slot]
         return self._slots[slot]
 
     def settle(self) -> None:
         """See `Ring`."""
-        for slot in list(self._open):
-            self.collect(slot)
+        for worker, line in enumerate(self._lines):
+            for _ in range(sum(worker in waiting for waiting in self._open.values())):
+                self._receive(line, worker)  # nobody asks what failed in a batch nobody wants
+        self._open.clear()
 
-    def _receive(self, line: Connection, worker: int) -> None:
+    def _receive(self, line: Connection, worker: int) -> Exception | None:
+        """Take one answer of a worker: what failed, if anything."""
         try:
             slot, failure = line.recv()
         except (EOFError, OSError) as error:
             raise self._lost(worker) from error
         self._open[slot].discard(worker)
-        if failure is not None:
-            self._stop()
-            raise failure
+        return failure  # type: ignore[no-any-return]
 
     def _lost(self, worker: int) -> ChildProcessError:
         process, row = self._processes[worker], self._rows[worker]
@@ -259,7 +262,7 @@ def _named(images: Images, row: int) -> str:
 
 
 def _ending(code: int | None) -> str:
-    if code == -signal.SIGKILL:
+    if code == -9:  # SIGKILL, a name that Windows lacks
         return "it was killed, most often because memory ran out (fewer launch.workers need less)"
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"

@@ -8,7 +8,7 @@ from contramask.boxes.box_set import BoxSet
 from contramask.data.augment import Alignment, check_transforms
 from contramask.data.jpeg import JpegImages
 from contramask.data.jpeg_loader import JpegLoader
-from contramask.data.loader import ImageLoader
+from contramask.data.loader import ImageLoader, check_share
 from contramask.data.ring import Recipe
 from contramask.data.ring_loader import RingLoader
 from contramask.data.store import Store
@@ -63,6 +63,7 @@ def _recipe(
     store: Store, config: PretrainConfig, transforms: TransformsConfig, processes: int
 ) -> Recipe:
     """The user's transforms on the train images; refused here if they cannot give views."""
+    check_share(config.batch_size, processes)
     channels, (rows, cols) = store.manifest["channels"], store.manifest["image_size"]
     mode = config.method.view_mode
     views = 1 if mode == "single" else 2

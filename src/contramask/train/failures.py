@@ -18,7 +18,10 @@ class TrainingFailure(ValueError):
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+_NO_MEMORY = (
+    *("not enough memory", "can't allocate memory", "out of memory"),
+    "could not create a primitive",  # oneDNN, where it gets no room for a matrix product
+)
 
 
 def explained(action: Callable[[], T], work: Path, fitting: Callable[[], str]) -> T:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
 
@@ -99,8 +100,9 @@ def run_job(job: PretrainJob) -> None:
                 result.bundle.write(job.output / "encoder")
                 result.output.write(job.output / "pretrain")
     except (ValueError, OSError) as error:
-        job.work_folder.mkdir(parents=True, exist_ok=True)
-        failed.write_text(f"{error}\n", encoding="utf-8")
+        with suppress(OSError):  # a full disk has no room for its own story either
+            job.work_folder.mkdir(parents=True, exist_ok=True)
+            failed.write_text(f"{error}\n", encoding="utf-8")
         raise
 
 

@@ -60,7 +60,7 @@ class DetectorTune(TuneConfig):
 class DetectionConfig:
     """How the detector is built and trained; encoder and detector learn together.
 
-    The defaults suit the digit scenes on two cores; conf/ holds ViTDet's COCO recipe.
+    The defaults suit the digit scenes on two cores; `DetectorConfig` names ViTDet's values.
     """
 
     enabled: bool = True  # false: the stage skips itself

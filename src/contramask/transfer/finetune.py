@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -38,7 +38,7 @@ from contramask.transfer.classifiers import top, top1
 from contramask.transfer.dense import joined
 from contramask.transfer.features import Normalised, labelled, unlabelled
 from contramask.transfer.judgement import Judgement
-from contramask.transfer.rand_augment import RandAugment
+from contramask.transfer.rand_augment import RandAugment, check_recipe
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ class FinetuneConfig:
     random_erasing: Share = 0.25
     flip: Share = 0.5
     crop_scale: ScaleRange = (0.08, 1.0)
-    rand_augment: str | None = None  # timm's recipe, MAE's is rand-m9-mstd0.5-inc1; slow: Pillow
+    #: timm's recipe, MAE's is rand-m9-mstd0.5-inc1; slow: Pillow
+    rand_augment: Annotated[str, AfterValidator(check_recipe)] | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # also measure averaged weights
     eval_crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # side of the centre crop; 0.875: 224/256
     train_limit: int | None = Field(default=None, ge=1)  # labelled images used; None: all

@@ -1,6 +1,7 @@
 """RandAugment (1909.13719) as MAE's fine-tuning uses it: timm's, image by image."""
 
 import random
+import re
 
 import numpy as np
 import torch
@@ -10,6 +11,14 @@ from torch import Tensor
 
 #: The kinds of setting a recipe such as `rand-m9-mstd0.5-inc1` may hold.
 _FORM = "rand-m9-mstd0.5-inc1: `rand`, then any of m, n, p, mstd, mmax, inc with a number"
+
+
+def check_recipe(recipe: str) -> str:
+    """The recipe, if timm can read all of it; raises `ValueError` else."""
+    RandAugment(recipe, (0, 0, 0), size=32)
+    if not re.fullmatch(r"rand(-[a-z]+[0-9.]+)*", recipe):  # timm passes over what has no number
+        raise ValueError(f"{recipe!r} is no recipe timm can read; one is {_FORM}")
+    return recipe
 
 
 class RandAugment:
@@ -26,11 +35,17 @@ class RandAugment:
                 f"rand_augment needs images of three channels, these have {len(grey)}; set "
                 "finetune.rand_augment to null"
             )
-        hyper = {"translate_const": int(size * 0.45), "img_mean": grey}  # as timm's own loader
+        # As timm's own loader; without an interpolation it would draw one, MAE's is bicubic.
+        bicubic = Image.Resampling.BICUBIC
+        hyper = {
+            "translate_const": int(size * 0.45),
+            "img_mean": grey,
+            "interpolation": bicubic,
+        }
         try:
             self.transform = rand_augment_transform(recipe, hyper)
         except (AssertionError, ValueError) as error:
-            raise ValueError(f"rand_augment: given {recipe!r}; a recipe is e.g. {_FORM}") from error
+            raise ValueError(f"{recipe!r} is no recipe timm can read; one is {_FORM}") from error
 
     def __call__(self, pixels: Tensor, key: Tensor) -> Tensor:
         """Pixels 0..255 (B, 3, H, W), keys (B,) from `draws.image_keys`: the same, altered."""

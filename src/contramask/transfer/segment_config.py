@@ -38,7 +38,7 @@ class UPerNetTune(TuneConfig):
 class SegmentationConfig:
     """Two protocols: `linear` on frozen features, `upernet` with the encoder fine-tuned.
 
-    The defaults suit the digit scenes on two cores; conf/ holds the ADE20K recipe.
+    The defaults suit the digit scenes on two cores; ADE20K's values stand in comments.
     """
 
     heads: tuple[Head, ...] = ("linear", "upernet")
