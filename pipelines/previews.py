@@ -103,13 +103,16 @@ def line_chart(path: Path, x: str, y: str, title: str) -> PlotlyPreview:
 
 
 def bar_chart(folder: Path, x: str, y: str) -> PlotlyPreview:
-    """Tables of a folder as groups of bars: column `x` long, one colour for each value of `y`."""
+    """Tables of a folder as groups of bars: column `x` long, one colour for each value of `y`.
+
+    Of several rows with the same `y` the first is drawn: bars of one name would pile up.
+    """
     import pandas as pd
 
     found = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     if not found:
         return PlotlyPreview({})
-    rows = pd.concat(found, names=["table"]).reset_index()
+    rows = pd.concat(found, names=["table"]).reset_index().drop_duplicates(["table", y])
     bars = [
         {"type": "bar", "orientation": "h", "name": str(name)}
         | {"x": list(group[x]), "y": list(group["table"])}

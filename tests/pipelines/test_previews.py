@@ -67,7 +67,8 @@ def test_what_dvc_plots_is_a_chart(tmp_path: Path) -> None:
     chart = curve.preview()
     assert (chart["data"][0]["x"], chart["data"][0]["y"]) == ([1, 2], [0.5, 0.25])
     bars = Tables(str(tmp_path / "bars"), {"dvc": {"as": "plots", "x": "value", "y": "experiment"}})
-    scores = pd.DataFrame({"experiment": ["mae-s0", "cmae-s0"], "value": [50.0, 60.0]})
+    names = ["mae-s0", "cmae-s0", "cmae-s0"]  # the last one: another readout
+    scores = pd.DataFrame({"experiment": names, "value": [50.0, 60.0, 1.0]})
     bars.save({"knn-top1": scores, "linear-top1": scores})
     drawn = {bar["name"]: bar for bar in bars.preview()["data"]}
     assert drawn["cmae-s0"]["x"] == [60.0, 60.0]
