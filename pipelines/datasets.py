@@ -1,7 +1,9 @@
 """How results lie on disk. Every write appears whole or not at all, also when a run is killed."""
 
+import atexit
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -149,12 +151,37 @@ class PathDataset(DiskDataset):
 
 
 class WorkFolderDataset(PathDataset):
-    """A folder for work in progress, made when it is asked for."""
+    """A folder for work in progress, made when it is asked for.
+
+    With `metadata.owner: one` it belongs to this process until that ends: two runs at once would
+    overwrite each other's half-done work.
+    """
 
     def load(self) -> Path:
-        """The folder, which exists then."""
+        """The folder, which exists then; raises `DatasetError` while another run works in it."""
         self._filepath.mkdir(parents=True, exist_ok=True)
+        if (self.metadata or {}).get("owner") == "one":
+            _claim(self._filepath)
         return self._filepath
+
+
+def _claim(folder: Path) -> None:
+    """Write this process into the folder's lock file, if no living one stands there."""
+    import psutil
+
+    lock = folder.with_name(f"{folder.name}.lock")
+    mine = f"{platform.node()} {os.getpid()}"
+    held = lock.read_text(encoding="utf-8").strip() if lock.is_file() else mine
+    host, _, number = held.rpartition(" ")
+    elsewhere = host not in ("", platform.node())
+    if held != mine and (elsewhere or (number.isdigit() and psutil.pid_exists(int(number)))):
+        raise DatasetError(
+            f"another run (process {number} on {host}) works in {folder}; wait for "
+            f"it, or give this one its own files (--params data=FOLDER). If it is gone, remove "
+            f"{lock}"
+        )
+    lock.write_text(mine, encoding="utf-8")
+    atexit.register(lock.unlink, missing_ok=True)
 
 
 class Format(NamedTuple):

@@ -1,5 +1,7 @@
 """Datasets: round trips, and nothing half-written when a write fails."""
 
+import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,3 +132,26 @@ def test_a_path_is_handed_over_and_only_a_work_folder_is_made(tmp_path: Path) ->
     assert WorkFolderDataset(work).load().is_dir()
     with pytest.raises(DatasetError, match="no node returns it"):
         WorkFolderDataset(work).save(tmp_path)
+
+
+def test_a_work_folder_of_one_run_is_refused_to_another(tmp_path: Path) -> None:
+    dataset = WorkFolderDataset(str(tmp_path / "b.work"), {"owner": "one"})
+    lock = tmp_path / "b.work.lock"
+    assert dataset.load().is_dir()
+    assert dataset.load().is_dir()  # once more in the same process
+    assert lock.read_text() == f"{platform.node()} {os.getpid()}"
+    lock.write_text(f"{platform.node()} {os.getppid()}")  # alive
+    with pytest.raises(DatasetError, match=f"another run .process {os.getppid()} on .* works in"):
+        dataset.load()
+    lock.write_text("another-machine 17")
+    with pytest.raises(DatasetError, match="If it is gone, remove"):
+        dataset.load()
+    for gone in (f"{platform.node()} {2**22 + 1}", "", "nonsense"):
+        lock.write_text(gone)
+        assert dataset.load().is_dir()
+
+
+def test_work_that_runs_share_is_locked_by_none(tmp_path: Path) -> None:
+    shared = WorkFolderDataset(str(tmp_path / "c"), {"dvc": {"track": False}})
+    assert shared.load().is_dir()
+    assert not list(tmp_path.glob("*.lock"))

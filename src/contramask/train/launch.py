@@ -128,6 +128,10 @@ def _follow(path: Path, tracker: Tracker, ended: threading.Event) -> None:
         read += len(whole)
         for line in whole.splitlines():
             values = json.loads(line)
+            if "artifact" in values and Path(values["artifact"]).is_file():
+                tracker.artifact(Path(values["artifact"]))
+            if "step" not in values:
+                continue
             step = values.pop("step")
             values.pop("time")
             if step > latest:  # after a restart some steps are done once more
