@@ -151,6 +151,19 @@ def test_windows_full_of_one_class_are_drawn_again() -> None:
     assert torch.equal(first.zoom, capped.zoom)
 
 
+def test_what_shrinks_is_averaged_and_not_picked() -> None:
+    """A fine checkerboard becomes its mean, not black or white."""
+    board = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).float()[None, None]
+    quarter = placement(0.25, (0.0, 0.0), is_flipped=False)
+    averaged = place_images(board, quarter, halvings=2)[0, 0, 1:7, 1:7]
+    torch.testing.assert_close(averaged, torch.full_like(averaged, 0.5))
+    whole = placement(1.0, (0.0, 0.0), is_flipped=False)
+    assert torch.allclose(place_images(board, whole, halvings=2), board, atol=1e-5)
+    assert JitterConfig(scale=(0.1, 2.0)).halvings == 3
+    assert JitterConfig(scale=(0.5, 2.0)).halvings == 1
+    assert JitterConfig(scale=(1.0, 2.0)).halvings == 0
+
+
 def test_a_window_larger_than_the_image_is_padded() -> None:
     key = image_keys(0, 0, torch.arange(4))
     where = draw_placement(key, JitterConfig(scale=(0.5, 0.5)), (0.8, 0.8))

@@ -140,7 +140,8 @@ class DatasetConfig:
     dataset_id: str | None = None
     #: What the store keeps of every image, in pixels: the side of a square, or [rows, columns].
     image_size: Size = (32, 32)
-    #: `crop` cuts what hangs over, `pad` keeps whole images with a border (better for objects).
+    #: `crop` cuts what hangs over; `pad` keeps whole images with a black border: better for objects
+    #: and masks, worse for pre-training, which sees the border as well.
     fit: Fit = "crop"
     #: Channels the store keeps: 3 makes everything RGB, 1 grey, others need images that have them.
     channels: int = Field(default=3, ge=1, le=64)

@@ -100,19 +100,20 @@ def enlarged(bundle: EncoderBundle, stored: Size, upscale: float) -> EncoderBund
             f"upscale {upscale} makes {rows}x{cols} px into {size[0]}x{size[1]} px, which patches "
             f"of {patch} px do not fill; choose one that gives multiples of {patch}"
         )
-    return made_for(bundle, size)
+    return made_for(bundle, size, "upscale")
 
 
-def made_for(bundle: EncoderBundle, size: Size) -> EncoderBundle:
+def made_for(bundle: EncoderBundle, size: Size, key: str) -> EncoderBundle:
     """The encoder for images of `size` px (rows, columns), positions resampled.
 
-    Raises `ValueError` when patches do not fill such images.
+    key: the setting the size came from, for the error. Raises `ValueError` when patches do not
+    fill such images.
     """
     patch = bundle.encoder.patch_size
     if size[0] % patch or size[1] % patch:
         raise ValueError(
-            f"an encoder with patches of {patch} px cannot read {size[0]}x{size[1]} px; give "
-            f"multiples of {patch}"
+            f"{key}: an encoder with patches of {patch} px cannot read {size[0]}x{size[1]} px; "
+            f"give multiples of {patch}"
         )
     encoder = bundle.encoder.resized(size)
     return EncoderBundle(encoder, {**bundle.manifest, "arch": describe(encoder)})

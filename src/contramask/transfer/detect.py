@@ -219,7 +219,8 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
         placement = draw_placement(batch["key"], jitter)
         single = torch.arange(len(chosen), device=task.machine.device)[:, None]
         moved = [place_objects(t, placement[i]) for t, i in zip(chosen, single, strict=True)]
-        return {**batch, "images": place_images(batch["images"], placement), "targets": moved}
+        images = place_images(batch["images"], placement, halvings=jitter.halvings)
+        return {**batch, "images": images, "targets": moved}
 
     size = min(task.config.tune.batch_size, len(task.train))
     return TargetLoader(

@@ -5,6 +5,7 @@ Large-scale jitter (Ghiasi et al., 2012.07177) is `scale: [0.1, 2.0], flip: 0.5`
 """
 
 from dataclasses import dataclass as plain_dataclass
+from math import log2
 
 import torch
 from pydantic import Field, model_validator
@@ -38,6 +39,11 @@ class JitterConfig:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is [low, high] with 0 < low <= high, not {list(self.scale)}")
         return self
+
+    @property
+    def halvings(self) -> int:
+        """How often the most shrunken image is halved on its way."""
+        return max(0, int(-log2(self.scale[0])))
 
     @property
     def is_idle(self) -> bool:
@@ -120,10 +126,23 @@ def _grid(placement: Placement, size: Size) -> Tensor:
     return torch.stack([x, y], dim=-1) * 2 - 1
 
 
-def place_images(images: Tensor, placement: Placement, size: Size | None = None) -> Tensor:
-    """Move normalised images (B, C, H, W) into (B, C, *size); outside is 0, the mean colour."""
-    grid = _grid(placement, size or (images.shape[2], images.shape[3]))
+def place_images(
+    images: Tensor, placement: Placement, size: Size | None = None, halvings: int = 0
+) -> Tensor:
+    """Move normalised images (B, C, H, W) into (B, C, *size); outside is 0, the mean colour.
+
+    An image that shrinks by half or more is sampled from a halved one, up to `halvings` times: a
+    sampled grid alone would skip pixels.
+    """
+    size = size or (images.shape[2], images.shape[3])
+    grid = _grid(placement, size)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grown = torch.tensor([size[1] / images.shape[3], size[0] / images.shape[2]])
+    level = -(placement.zoom * grown.to(placement.zoom)).amin(dim=1).log2().ceil()  # (B,)
+    for number in range(1, halvings + 1):
+        images = F.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
+        smaller = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        moved = torch.where((level >= number)[:, None, None, None], smaller, moved)
     inside = (grid.abs() <= 1).all(dim=-1)
     return moved * inside[:, None]
 

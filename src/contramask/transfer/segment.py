@@ -190,7 +190,7 @@ def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd
     config, seed, machine = task.config.upernet, bundle.manifest["seed"], task.machine
     torch.manual_seed(seed)
     window = task.config.crop
-    encoder = made_for(bundle, window).encoder if window else bundle.encoder
+    encoder = made_for(bundle, window, "segmentation.crop").encoder if window else bundle.encoder
     net = UPerNet(tunable(encoder, config.drop_path), task.num_classes, task.config.net)
     model = UPerNetSegmenter(net, task.config.net.aux_weight)
     prepare(model, machine)
@@ -234,7 +234,7 @@ def _source(
             shown = (window[1] / images.shape[3], window[0] / images.shape[2])
             share = task.config.max_class_share
             placement = draw_window(batch["key"], jitter, semantic, shown, share)
-        moved = place_images(images, placement, window)
+        moved = place_images(images, placement, window, jitter.halvings)
         return {**batch, "images": moved, "semantic": place_classes(semantic, placement, window)}
 
     return TargetLoader(loader, add_classes)
