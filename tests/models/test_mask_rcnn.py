@@ -9,6 +9,7 @@ from torchvision.ops import box_iou
 
 from contramask.models.encoder import EncoderConfig, VisionEncoder, build_encoder
 from contramask.models.mask_rcnn import DetectorConfig, FasterRCNN, MaskRCNN
+from contramask.typed import ConfigError, parse
 
 SMALL = DetectorConfig(
     channels=16,
@@ -143,3 +144,8 @@ def test_levels_finer_than_pixels_are_refused() -> None:
         MaskRCNN(encoder, 2, DetectorConfig(scales=(4.0, 2.0, 1.0, 0.5)))
     scales = (2.0, 1.0, 0.5)
     assert MaskRCNN(encoder, 2, DetectorConfig(scales=scales)).strides == (1, 2, 4, 8)
+
+
+def test_global_blocks_without_windows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="set window"):
+        parse(DetectorConfig, {"global_blocks": [2, 5]}, "detector")

@@ -80,4 +80,6 @@ def test_global_blocks_divide_the_depth_evenly() -> None:
     assert even_blocks(12) == (2, 5, 8, 11)
     assert even_blocks(24) == (5, 11, 17, 23)
     assert even_blocks(32) == (7, 15, 23, 31)
-    assert even_blocks(2) == (0, 1)
+    assert even_blocks(6) == (2, 5)
+    assert even_blocks(4) == (3,)
+    assert even_blocks(2) == (1,)

@@ -7,7 +7,7 @@ here.
 
 from math import floor
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
@@ -57,6 +57,15 @@ class DetectorConfig:
     mask_convs: int = Field(default=2, ge=1)  # 4
     score_threshold: float = Field(default=0.05, ge=0, le=1)
     max_detections: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _has_windows(self) -> "DetectorConfig":
+        if self.global_blocks is not None and self.window is None:
+            raise ValueError(
+                "global_blocks are those that see more than a window, and window is null; set "
+                "window (ViTDet: 14), or leave global_blocks out"
+            )
+        return self
 
 
 class _Float32RPNHead(RPNHead):  # type: ignore[misc]

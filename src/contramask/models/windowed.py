@@ -74,7 +74,9 @@ class WindowedEncoder(VisionTransformerSAM):
         return tokens
 
 
-def even_blocks(depth: int, count: int = 4) -> tuple[int, ...]:
-    """`count` blocks that divide the depth evenly, the last among them: 2, 5, 8, 11 of 12."""
+def even_blocks(depth: int) -> tuple[int, ...]:
+    """Blocks that divide the depth evenly, the last among them: four, as in ViTDet, of 12 or more
+    (2, 5, 8, 11), fewer of a shallow encoder, so that most blocks keep their windows."""
+    count = max(1, min(4, depth // 3))
     ends = torch.linspace(depth / count, depth, count).round().long() - 1
-    return tuple(dict.fromkeys(int(end) for end in ends.clamp_min(0)))
+    return tuple(int(end) for end in ends)

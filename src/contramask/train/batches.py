@@ -1,5 +1,6 @@
 """The batches of a pre-training: from the store, by built-in views or the user's own transforms."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from contramask.train.box_refresh import RefreshedBoxes
 from contramask.train.device import Machine
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.world import current_world
+
+log = logging.getLogger(__name__)
 
 
 def view_size(store: Store, config: PretrainConfig) -> tuple[int, int]:
@@ -49,6 +52,7 @@ def make_loader(
     images, device, world = store["train"], machine.device, current_world()
     share = (world.rank, world.size)
     if config.views.transforms is not None:
+        log.info("views.transforms make the views: views.crop_scale, flip and colour are not used")
         recipe = _recipe(store, config, config.views.transforms, world.size)
         return RingLoader(recipe, views.ready, seed, device, workers, share), views
     array = _box_array(boxes, store) if config.views.needs_boxes else None

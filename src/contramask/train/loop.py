@@ -83,7 +83,8 @@ def fit(
                 if stop and stop.requested:
                     run.save_and_stop(stop)
             if not bar.console.is_terminal:  # a bar cannot be watched in a file; lines can
-                log.info("%s: epoch %d of %d, %s", plan.name, epoch + 1, plan.epochs, run.note)
+                note = f", {run.note}" if run.note else ""  # nothing was logged yet
+                log.info("%s: epoch %d of %d%s", plan.name, epoch + 1, plan.epochs, note)
     return pd.DataFrame(run.rows)
 
 
