@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from contramask.models.bundle import EncoderBundle
     from contramask.results import StageOutput
     from contramask.train.device import LaunchConfig
-    from contramask.transfer.finetune import FinetuneConfig
+    from contramask.transfer.finetune_config import FinetuneConfig
 
 
 def finetune_encoder(

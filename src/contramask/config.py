@@ -11,7 +11,7 @@ from contramask.train.device import LaunchConfig
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.tokenizer import TokenizerConfig
 from contramask.transfer.detect import DetectionConfig
-from contramask.transfer.finetune import FinetuneConfig
+from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.transfer.probe import ProbeConfig
 from contramask.transfer.segment_config import SegmentationConfig
 from contramask.typed import ConfigError, parse

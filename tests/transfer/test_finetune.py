@@ -18,7 +18,6 @@ from contramask.train.optim import layer_decay_groups
 from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.features import labelled
 from contramask.transfer.finetune import (
-    FinetuneConfig,
     _centre,
     _loader,
     _scores,
@@ -26,6 +25,7 @@ from contramask.transfer.finetune import (
     _train_images,
     run_finetune,
 )
+from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.typed import ConfigError, parse
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
@@ -283,6 +283,28 @@ def test_shares_of_the_labels_are_rows_of_their_own(
     # 96 images in batches of 32 are three steps; a quarter of them is one batch of 24.
     assert len(output.tables["cmae-curve"]) == 3
     assert len(output.tables["cmae-25-percent-curve"]) == 1
+
+
+def test_a_random_network_may_train_for_the_same_compute(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    config = replace(SHORT, epochs=1, compute_matched=True, log_every=1)
+    cost = 0.002
+    tiny_bundle.manifest["pretrain_tflop"] = cost
+    output = run_finetune(tiny_bundle, tiny_store, config, FP32, NullTracker())
+    matched = output.rows[output.rows["protocol"] == "finetune compute-matched"]
+    assert matched["method"].unique().tolist() == ["random_init"]
+    steps = len(output.tables["random_init-compute-matched-curve"])
+    assert steps > len(output.tables["random_init-curve"])
+    assert steps % 3 == 0  # whole epochs of three steps
+    # Twice the pre-training pays for twice the additional epochs.
+    tiny_bundle.manifest["pretrain_tflop"] = 2 * cost
+    again = run_finetune(tiny_bundle, tiny_store, config, FP32, NullTracker())
+    longer = len(again.tables["random_init-compute-matched-curve"])
+    assert longer - 3 == pytest.approx(2 * (steps - 3), abs=3)
+    del tiny_bundle.manifest["pretrain_tflop"]
+    none = run_finetune(tiny_bundle, tiny_store, config, FP32, NullTracker())
+    assert "finetune compute-matched" not in set(none.rows["protocol"])
 
 
 def test_the_centre_is_what_is_scored(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:

@@ -91,12 +91,19 @@ def pretrain(
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
+    bundle.manifest["pretrain_tflop"] = round(_tflop(planned), 3)
     facts = _facts(config, method, planned, curve, time.perf_counter() - started)
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
     keeper.done()
     (work / VIEWS).unlink(missing_ok=True)  # they stay in the output
     return PretrainResult(bundle, output)
+
+
+def _tflop(planned: dict[str, Any]) -> float:
+    """What the whole training cost, in 10^12 FLOPs."""
+    images = planned["steps"] * planned["batch size"]
+    return float(planned["GFLOP per image"] * images / 1e3)
 
 
 def _facts(

@@ -8,17 +8,14 @@ import logging
 import random
 import time
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator, Field
-from pydantic.dataclasses import dataclass
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from contramask.data.config import ScaleRange
 from contramask.data.loader import ImageLoader, Subset
 from contramask.data.split import balanced_choice
 from contramask.data.store import Store, StoreSplit
@@ -32,47 +29,28 @@ from contramask.tracker import NullTracker, Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, layer_decay_groups
+from contramask.train.plan import measure_step
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.classifiers import top, top1
 from contramask.transfer.dense import joined
 from contramask.transfer.features import Normalised, labelled, unlabelled
+from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.transfer.judgement import Judgement
-from contramask.transfer.rand_augment import RandAugment, check_recipe
-from contramask.typed import STRICT, to_plain
+from contramask.transfer.rand_augment import RandAugment
+from contramask.typed import to_plain
 
 log = logging.getLogger(__name__)
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
+@plain_dataclass(frozen=True)
+class _Part:
+    """One training: its protocol, what its tables' names end in, most labels, and how long."""
 
-@dataclass(frozen=True, config=STRICT)
-class FinetuneConfig:
-    """MAE's ViT-B recipe, shortened; `conf/paper_mae` states it in full."""
-
-    epochs: int = Field(default=5, ge=1)
-    batch_size: int = Field(default=128, ge=2, multiple_of=2)  # mixing pairs the images up
-    base_lr: float = Field(default=1e-3, gt=0)  # per 256 images
-    layer_decay: float = Field(default=0.75, gt=0, le=1)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup_epochs: float = Field(default=1, ge=0)
-    min_lr_factor: Share = 1e-3
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    mixup: float = Field(default=0.8, ge=0)  # alpha of its Beta distribution; 0: off
-    cutmix: float = Field(default=1.0, ge=0)
-    label_smoothing: Share = 0.1
-    random_erasing: Share = 0.25
-    flip: Share = 0.5
-    crop_scale: ScaleRange = (0.08, 1.0)
-    #: timm's recipe, MAE's is rand-m9-mstd0.5-inc1; slow: Pillow
-    rand_augment: Annotated[str, AfterValidator(check_recipe)] | None = None
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # also measure averaged weights
-    eval_crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # side of the centre crop; 0.875: 224/256
-    train_limit: int | None = Field(default=None, ge=1)  # labelled images used; None: all
-    fractions: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # and again with these shares
-    worst: int = Field(default=12, ge=0)  # surest mistakes kept as pictures
-    log_every: int = Field(default=20, ge=1)
-    anchor: bool = True  # measure the random-init encoder beside the trained one
+    protocol: str
+    suffix: str
+    limit: int | None
+    epochs: int
 
 
 @plain_dataclass(frozen=True)
@@ -86,13 +64,14 @@ class _Task:
     truth: Tensor
 
     @property
-    def shares(self) -> list[tuple[str, str, int | None]]:
-        """Of each training: protocol, how its tables are called, most labelled images."""
+    def parts(self) -> list[_Part]:
+        """With all labels, and with each share of them."""
         config, total = self.config, int((self.store["train"].labels >= 0).sum())
-        parts = [("finetune", "", config.train_limit)]
+        parts = [_Part("finetune", "", config.train_limit, config.epochs)]
         for share in config.fractions:
-            text = f"{100 * share:g}"
-            parts.append((f"finetune {text} %", f"-{text}-percent", max(round(total * share), 2)))
+            text, limit = f"{100 * share:g}", max(round(total * share), 2)
+            part = _Part(f"finetune {text} %", f"-{text}-percent", limit, config.epochs)
+            parts.append(part)
         return parts
 
 
@@ -106,10 +85,11 @@ def run_finetune(
     """Fine-tune one encoder (and its random-init anchor) and measure it on the val split.
 
     Rows, in percent, of the last epoch: finetune_top1, finetune_top5 with more than five classes
-    and finetune_ece (expected calibration error); protocol `finetune`, and `finetune 10 %` where a
-    share of the labels was used; readout `mean, EMA` for averaged weights. Tables: curve, per_class
-    and calibration; worst names the pictures of `worst_images`. Skipped without labels or val
-    images.
+    and finetune_ece (expected calibration error); protocol `finetune`, `finetune 10 %` where a
+    share of the labels was used, and `finetune compute-matched` of a random network that was
+    trained for as many FLOPs as pre-training and fine-tuning together; readout `mean, EMA` for
+    averaged weights. Tables: curve, per_class and calibration; worst names the pictures of
+    `worst_images`. Skipped without labels or val images.
     """
     reason = unlabelled(store)
     if reason:
@@ -120,10 +100,12 @@ def run_finetune(
     task = _Task(store, config, pick_machine(launch), val, torch.from_numpy(val.labels))
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     parts = [
-        _measure(task, one, share, tracker if one is bundle else NullTracker())
-        for share in task.shares
+        _measure(task, one, part, tracker if one is bundle else NullTracker())
+        for part in task.parts
         for one in bundles
     ]
+    if config.compute_matched and (matched := _matched(task, bundle)):
+        parts.append(_measure(task, random_init_bundle(bundle), matched, NullTracker()))
     facts = {
         "stage": "finetune",
         "config": to_plain(config),
@@ -135,13 +117,26 @@ def run_finetune(
     return joined(parts, facts).measured_on(store.manifest["name"])
 
 
-def _measure(
-    task: _Task, bundle: EncoderBundle, share: tuple[str, str, int | None], tracker: Tracker
-) -> StageOutput:
+def _matched(task: _Task, bundle: EncoderBundle) -> _Part | None:
+    """How long a random network trains for the FLOPs that `bundle` was pre-trained with as well."""
+    spent = bundle.manifest.get("pretrain_tflop")
+    if not spent:
+        log.warning("no compute-matched baseline: the encoder does not say what it cost")
+        return None
+    config, limit = task.config, task.config.train_limit
+    training, loader, _ = _prepared(random_init_bundle(bundle), task, limit)
+    flops, _ = measure_step(training, next(loader.epoch(0)), task.machine)
+    epoch = flops * loader.steps_per_epoch * loader.batch_size
+    epochs = config.epochs + round(1e12 * float(spent) / epoch)
+    log.info("compute-matched baseline: %d epochs from random weights", epochs)
+    return _Part("finetune compute-matched", "-compute-matched", limit, epochs)
+
+
+def _measure(task: _Task, bundle: EncoderBundle, part: _Part, tracker: Tracker) -> StageOutput:
     """Fine-tune one encoder on one share of the labels; what its scores say."""
-    protocol, suffix, limit = share
-    method, name = bundle.manifest["method"], bundle.manifest["method"] + suffix
-    training, curve = _train(bundle, task, limit, tracker, f"finetune/{name}")
+    protocol = part.protocol
+    method, name = bundle.manifest["method"], bundle.manifest["method"] + part.suffix
+    training, curve = _train(bundle, task, part, tracker, f"finetune/{name}")
     judged = Judgement(_scores(training.classifier, bundle, task), task.truth)
     found = {"mean": judged}
     if training.average is not None:
@@ -186,31 +181,39 @@ def _kept(task: _Task, judged: Judgement, name: str) -> StageOutput:
     return StageOutput(tables=tables, arrays=arrays)
 
 
-def _train(
-    bundle: EncoderBundle, task: _Task, limit: int | None, tracker: Tracker, name: str
-) -> tuple[MixedTraining, pd.DataFrame]:
-    config, machine = task.config, task.machine
-    seed = bundle.manifest["seed"]
+def _prepared(
+    bundle: EncoderBundle, task: _Task, limit: int | None
+) -> tuple[MixedTraining, ImageLoader, list[dict[str, Any]]]:
+    """What is trained, on which batches, and its parameters by learning rate."""
+    config = task.config
     encoder = for_tuning(bundle.encoder)
-    torch.manual_seed(seed)
-    random.seed(seed)  # timm's random erasing draws from Python's generator
+    torch.manual_seed(bundle.manifest["seed"])
+    random.seed(bundle.manifest["seed"])  # timm's random erasing draws from Python's generator
     set_drop_path(encoder.blocks, config.drop_path)
     classes = task.store.num_classes
     classifier = Classifier(encoder, classes)
     mixing = (config.mixup, config.cutmix, config.label_smoothing)
     training = MixedTraining(classifier, classes, *mixing, config.ema)
-    prepare(training, machine)
-    loader = _loader(bundle, task.store, config, machine, limit)
+    prepare(training, task.machine)
+    loader = _loader(bundle, task.store, config, task.machine, limit)
     groups = layer_decay_groups(encoder, [classifier.head], config.weight_decay, config.layer_decay)
-    total = loader.steps_per_epoch * config.epochs
+    return training, loader, groups
+
+
+def _train(
+    bundle: EncoderBundle, task: _Task, part: _Part, tracker: Tracker, name: str
+) -> tuple[MixedTraining, pd.DataFrame]:
+    config = task.config
+    training, loader, groups = _prepared(bundle, task, part.limit)
+    total = loader.steps_per_epoch * part.epochs
     warmup = int(config.warmup_epochs * loader.steps_per_epoch)
     plan = TrainPlan(
         name=name,
-        epochs=config.epochs,
+        epochs=part.epochs,
         optimizer=adamw(groups, scaled_lr(config.base_lr, config.batch_size), (0.9, 0.999)),
         factor_at=lambda step: warmup_cosine(step, total, warmup, config.min_lr_factor),
-        machine=machine,
-        seed=seed,
+        machine=task.machine,
+        seed=bundle.manifest["seed"],
         log_every=config.log_every,
     )
     return training, fit(training, loader, plan, tracker)
