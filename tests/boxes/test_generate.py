@@ -130,6 +130,12 @@ def test_preview(boxes: BoxSet, store: Store) -> None:
     assert np.array_equal(boxes.preview["images"], store["train"].images[rows])
     assert np.array_equal(boxes.preview["boxes"], boxes.boxes[rows])
     assert np.array_equal(boxes.preview["heatmaps"], boxes.heatmaps[rows])
+    pairs = boxes.preview["pairs"]
+    assert pairs.shape == (len(rows), 2, 4)
+    assert (pairs[..., 2:] > pairs[..., :2]).all()
+    assert pairs.min() >= 0
+    assert pairs.max() <= 1
+    assert not np.allclose(pairs[:, 0], pairs[:, 1])  # two draws, not one
     truth = boxes.preview["truth"]
     assert truth.shape == (12, 4)
     assert np.isfinite(truth).any()

@@ -2,6 +2,7 @@ import pandas as pd
 
 from contramask.report.cards import (
     box_facts,
+    box_groups,
     box_quality,
     box_remarks,
     class_counts,
@@ -67,3 +68,18 @@ def test_crop_boxes_are_told_in_shares_beside_boxes_that_know_nothing():
 def test_boxes_without_a_known_truth_have_no_quality():
     assert box_quality({"quality": None}) is None
     assert (box_facts({}), box_remarks({})) == ({}, [])
+
+
+def test_quality_by_group_of_objects() -> None:
+    quality = {
+        "by_size": {"small": {"images": 1200, "iou": 0.25, "corloc": 0.1, "area": 0.5}},
+        "by_offset": {"off_centre": {"images": 3, "iou": 0.5, "coverage": 0.75}},
+    }
+    table = box_groups({"quality": quality})
+    assert table is not None
+    assert [row[0] for row in table.rows] == [
+        "small: under a tenth of the image",
+        "the third farthest from the centre",
+    ]
+    assert table.rows[0][1:4] == ("1,200", "25 %", "10 %")
+    assert box_groups({}) is None

@@ -149,3 +149,17 @@ def test_a_contact_sheet_is_brought_to_size():
     large = contact_sheet(np.zeros((300, 600, 3), np.uint8), 100)
     assert large is not None
     assert large.size == (100, 50)
+
+
+def test_a_pair_of_crops_stands_beside_its_box() -> None:
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    images[:, :, 16:] = 255  # the right half is white
+    halves = np.array([[[0, 0, 0.5, 1], [0.5, 0, 1, 1]]], np.float32)
+    preview = {"images": images, "boxes": np.array([[0, 0, 1, 1.0]]), "pairs": halves}
+    (picture,) = box_pictures(preview, 5, 32)
+    assert picture.columns == ("crop box", "crop", "its pair")
+    drawn = np.array(Image.open(io.BytesIO(picture.png)).convert("RGB"))
+    assert drawn.shape[1] == 3 * 32 + 2 * GAP
+    left, right = (drawn[4:28, start + 4 : start + 28] for start in (32 + GAP, 2 * (32 + GAP)))
+    assert left.max() < 60
+    assert right.min() > 200

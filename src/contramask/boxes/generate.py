@@ -19,6 +19,7 @@ from contramask.boxes.quality import (
     GroundTruth,
     compare_boxes,
     compare_crops,
+    crop_pairs,
     ground_truth,
     shuffled,
 )
@@ -189,7 +190,9 @@ def _judged(
     manifest = {**facts, **measured, **verdict}
     manifest["box_set_id"] = content_id(manifest, table, finding.heatmaps)
     _log(manifest)
-    return BoxSet(table, finding.heatmaps, manifest, _preview(split, boxes, finding, truth))
+    preview = _preview(split, boxes, finding, truth)
+    preview["pairs"] = crop_pairs(preview["boxes"], preview["rows"], size, crop)
+    return BoxSet(table, finding.heatmaps, manifest, preview)
 
 
 def _preview(

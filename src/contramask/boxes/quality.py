@@ -42,6 +42,7 @@ CENTRE_HALF = np.array([0.25, 0.25, 0.75, 0.75], dtype=np.float32)
 _MIN_SIDE_PX = 4  # smaller true boxes say more about the annotator than about the finder
 _MISS = 0.1  # a crop that shows less of the object than this misses it
 _PAIRS = 64  # crop pairs an image, as in the method notes 4.3
+_PAIR_STREAMS = (0, 4)  # of random numbers: those of a training's first and second crop
 _MAX_CROPPED_IMAGES = 300  # of each group; more would not change the second digit
 
 
@@ -195,6 +196,22 @@ def compare_boxes(boxes: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
             for by, group in groups.items()
         },
     }
+
+
+def crop_pairs(
+    boxes: np.ndarray, rows: np.ndarray, size: tuple[int, int], crop: CropConfig
+) -> np.ndarray:
+    """Two crops (N, 2, 4) a training might cut around each box (N, 4), for pictures.
+
+    All are shares of the sides; `rows` (N,) are the images' numbers, `size` their (rows, columns).
+    """
+    keys = image_keys(0, 0, torch.from_numpy(rows))
+    around = torch.from_numpy(boxes)
+    drawn = [
+        contrastive_crop(keys, stream, size, around, crop.scale, crop.ratio, crop.alpha)
+        for stream in _PAIR_STREAMS
+    ]
+    return torch.stack(drawn, dim=1).numpy().astype(np.float32)
 
 
 def compare_crops(

@@ -24,6 +24,19 @@ KINDS = {
     "center_half": "the centre half for all",
     "full": "the whole image for all",
 }
+#: How a set's quality is split up -> what the groups are called.
+GROUPS = {
+    "by_size": {
+        "small": "small: under a tenth of the image",
+        "middle": "middle: to four tenths",
+        "large": "large",
+    },
+    "by_offset": {
+        "centred": "the third nearest to the centre",
+        "between": "the third between",
+        "off_centre": "the third farthest from the centre",
+    },
+}
 #: Measure of boxes against true objects, a share -> its heading.
 MEASURES = {
     "iou": "Mean IoU",
@@ -92,6 +105,25 @@ def box_quality(manifest: dict[str, Any]) -> Table | None:
     ]
     caption = "How well the boxes hit the true objects, beside boxes that know nothing of the image"
     return Table(caption, ("Boxes", *(MEASURES[name] for name in measures)), tuple(rows))
+
+
+def box_groups(manifest: dict[str, Any]) -> Table | None:
+    """The same by the objects' size and distance from the centre; None if unknown."""
+    quality = manifest.get("quality") or {}
+    found = [
+        (name, quality[by][group])
+        for by, groups in GROUPS.items()
+        for group, name in groups.items()
+        if group in (quality.get(by) or {})
+    ]
+    if not found:
+        return None
+    rows = [
+        (name, f"{measured['images']:,}", *(_percent(measured.get(m)) for m in MEASURES))
+        for name, measured in found
+    ]
+    caption = "The same by the objects' size and by their distance from the centre"
+    return Table(caption, ("Objects", "Images", *MEASURES.values()), tuple(rows))
 
 
 def words(key: str) -> str:

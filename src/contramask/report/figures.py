@@ -150,8 +150,8 @@ def box_pictures(preview: Mapping[str, np.ndarray], count: int, tile: int) -> li
     """Crop boxes over images beside the heat maps they were cut from, in up to three sheets.
 
     `preview` may hold images (n, H, W, C), boxes (n, 4) as shares of the sides (x0, y0, x1, y1),
-    truth (n, 4) likewise (NaN where unknown), heatmaps (n, g, g); without images there is nothing
-    to draw.
+    truth (n, 4) likewise (NaN where unknown), heatmaps (n, g, g), pairs of crops (n, 2, 4); without
+    images there is nothing to draw.
     """
     if "images" not in preview:
         return []
@@ -163,12 +163,12 @@ def box_pictures(preview: Mapping[str, np.ndarray], count: int, tile: int) -> li
             for i in range(start, min(start + count, len(images)))
         ]
         png, size = sheet(rows)
-        columns = ("crop box", "heat map")[: len(rows[0])]
-        alt = f"{len(rows)} training images with their crop box"
-        alt += ", each beside its heat map." if len(columns) == 2 else "."
+        columns = ["crop box"] + ["heat map"] * ("heatmaps" in preview)
+        columns += ["crop", "its pair"] * ("pairs" in preview)
+        alt = f"{len(rows)} training images; columns: {', '.join(columns)}."
         number = len(pictures) + 1
         title = f"Images {start + 1} to {start + len(rows)}"
-        pictures.append(Picture(f"boxes-{number}", png, size, title, alt, columns))
+        pictures.append(Picture(f"boxes-{number}", png, size, title, alt, tuple(columns)))
     return pictures
 
 
@@ -187,6 +187,13 @@ def _box_row(
         colours = colormaps["viridis"](np.array(warm), bytes=True)[..., :3]
         grey = np.array(fit(images[number], tile).convert("L").convert("RGB"))
         row.append((0.65 * colours + 0.35 * grey).astype(np.uint8))
+    for crop in preview["pairs"][number] if "pairs" in preview else ():
+        height, width = images[number].shape[:2]
+        x0, y0, x1, y1 = (crop * [width, height, width, height]).tolist()
+        piece = Image.fromarray(images[number]).resize(
+            picture.size, Image.Resampling.BICUBIC, box=(x0, y0, x1, y1)
+        )
+        row.append(np.array(piece))
     return row
 
 

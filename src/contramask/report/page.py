@@ -107,6 +107,7 @@ def build_report(inputs: ReportInputs, config: ReportConfig) -> Report:
         "box_remarks": cards.box_remarks(manifest or {}),
         "box_facts": cards.box_facts(manifest or {}),
         "box_quality": cards.box_quality(manifest or {}),
+        "box_groups": cards.box_groups(manifest or {}),
         "box_truth": "truth" in preview and bool(np.isfinite(preview["truth"]).any()),
         **_results(rows, inputs.card, config, gathered),
         **_fairness(rows, material, config),
