@@ -100,7 +100,7 @@ def test_shuffling_keeps_the_boxes_and_changes_their_images() -> None:
 
 
 def test_crops_around_true_boxes_miss_less_and_reach_the_published_numbers() -> None:
-    # Section 2.5 of the method notes, object y .55-.90, x .10-.45 at 224 px.
+    # The off-centre object of an independent simulation: y .55-.90, x .10-.45 at 224 px.
     boxes = np.tile(np.array([0.10, 0.55, 0.45, 0.90], np.float32), (60, 1))
     found = quality.compare_crops(boxes, truth_of(boxes), (224, 224), CropConfig())["all"]
     assert found["plain"]["coverage"] == pytest.approx(0.681, abs=0.03)

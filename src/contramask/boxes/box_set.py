@@ -13,7 +13,7 @@ from contramask.boxes.rules import CORNERS, WHOLE
 
 SCHEMA = 1
 
-#: Columns of the table, one row a train image in the store's order (method notes 4.1).
+#: Columns of the table, one row a train image in the store's order.
 COLUMNS = [
     "image_id",
     "split",

@@ -1,7 +1,7 @@
 """Which heat map and which rule find the objects of one data set: every pair against true boxes.
 
 True boxes choose here, so what is chosen looks better than it is; the winner is therefore measured
-once more on images that had no say (method notes 4.3).
+once more on images that had no say.
 """
 
 import logging
@@ -37,7 +37,7 @@ from contramask.typed import to_plain
 
 logger = logging.getLogger(__name__)
 
-#: The rules of the method notes' table 2.6 and a few between them; smoothing in cells of the map.
+#: Rules for dense and for sparse maps and a few between them; smoothing in cells of the map.
 RULES_COMPARED = {
     "reference": REFERENCE_RULE,
     "closure-0.3": RuleConfig(smooth_sigma=0, threshold=0.3, component="all"),
@@ -209,7 +209,7 @@ def _scores(boxes: np.ndarray, truth: GroundTruth) -> dict[str, Any]:
 
 
 def _passes(row: dict[str, Any], median_area: float) -> bool:
-    """The acceptance of the method notes 4.3, all but the crops'."""
+    """What a set must reach for training, all but the crops' share."""
     gates = GateConfig()
     return bool(
         row["fallback"] <= gates.warn_fallback

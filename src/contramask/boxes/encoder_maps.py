@@ -1,7 +1,7 @@
 """Where the object may be, by a trained encoder: heat maps from its tokens, keys and attention.
 
 The published rule, a sum over channels, is empty on a ViT: after the final norm it is the same for
-every token (method notes, F2). Each map here is the mean over an image and its mirror image.
+every token. Each map here is the mean over an image and its mirror image.
 """
 
 from collections.abc import Callable, Sequence

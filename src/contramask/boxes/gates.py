@@ -1,7 +1,7 @@
 """Whether a box set may be trained with: an alarm against boxes that silently do nothing.
 
 The failure this guards against is real: on a ViT the published rule gave boxes of the whole image,
-and a training with them is plain random cropping under another name (method notes, F1).
+and a training with them is plain random cropping under another name.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ import scipy.fft
 Producer = Callable[[np.ndarray, int], np.ndarray]
 
 _WORK_SIDE = 64  # px; larger images are averaged down to this before anything else
-_RESIDUAL_BLUR = 2.0  # px at 64 px: the raw residual is spiky (method notes 4.2)
+_RESIDUAL_BLUR = 2.0  # px at 64 px: the raw residual is spiky
 _EDGE_BLUR = 0.08  # of the side
 _CENTRE_PRIOR = 0.35  # standard deviation of the prior, in sides
 _FLAT = 1 / 255  # an image whose brightest and darkest spot differ by less shows no object

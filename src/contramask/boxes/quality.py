@@ -41,7 +41,7 @@ CENTRE_HALF = np.array([0.25, 0.25, 0.75, 0.75], dtype=np.float32)
 
 _MIN_SIDE_PX = 4  # smaller true boxes say more about the annotator than about the finder
 _MISS = 0.1  # a crop that shows less of the object than this misses it
-_PAIRS = 64  # crop pairs an image, as in the method notes 4.3
+_PAIRS = 64  # crop pairs an image
 _PAIR_STREAMS = (0, 4)  # of random numbers: those of a training's first and second crop
 _MAX_CROPPED_IMAGES = 300  # of each group; more would not change the second digit
 

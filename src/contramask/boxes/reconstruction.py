@@ -1,6 +1,6 @@
 """Which patches are hard to guess from the others: the heat map `rec_err` of a masked autoencoder.
 
-Objects and their edges are, plain backgrounds are not; textures are, too (method notes 2.6). It
+Objects and their edges are, plain backgrounds are not; textures are, too. It
 needs the pixel decoder of the pre-training, which an exported encoder does not contain.
 """
 
@@ -19,7 +19,7 @@ from contramask.models.pixel_decoder import PixelDecoder
 #: A normalised view (B, C, H, W) and a mask -> predictions for all patches (B, L, P).
 Predict = Callable[[Tensor, PatchMask], Tensor]
 
-_MASKS = 4  # random masks an image; with those of its mirror image the 8 of the method notes
+_MASKS = 4  # random masks an image; its mirror image gets as many
 
 
 def reconstruction_errors(

@@ -28,7 +28,7 @@ _NEIGHBOURS = np.array([np.zeros((3, 3)), [[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.
 
 @dataclass(frozen=True, config=STRICT)
 class RuleConfig:
-    """How a heat map becomes a box. The defaults suit dense maps, such as a ViT's (notes 2.6).
+    """How a heat map becomes a box. The defaults suit dense maps, such as a ViT's.
 
     ContrastiveCrop's own rule, made for sparse maps of a ReLU network, is `REFERENCE_RULE`.
     """
@@ -122,7 +122,7 @@ def binding_share(
     """How often each box (N, 4) restricts where a crop may lie, (N,) float32; 0 = no effect.
 
     The top edge does when y0 > h / 2 with h the crop's height (of the image's), and so on for the
-    others (method notes 2.5); over 256 fixed draws of the crop size.
+    others; over 256 fixed draws of the crop size.
     """
     keys = image_keys(0, 0, torch.arange(_BINDS_DRAWS))
     crop = random_resized_crop(keys, 0, size, scale, ratio).numpy()

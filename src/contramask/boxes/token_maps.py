@@ -99,7 +99,7 @@ def token_norm(tokens: Tensor) -> Tensor:
     """The length of each patch token (B, L, D) before the final norm, which makes all equal.
 
     Cut off at the image's 99th percentile: a few tokens of some encoders are outliers that mark no
-    place (method notes 2.6).
+    place.
     """
     norm: Tensor = tokens.norm(dim=2)
     return norm.minimum(norm.quantile(_NORM_QUANTILE, dim=1, keepdim=True))
