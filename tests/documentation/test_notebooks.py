@@ -36,7 +36,11 @@ NOTEBOOKS = {
 }
 
 
-def test_the_notebooks_run_and_their_results_are_right(tmp_path: Path) -> None:
+def test_the_notebooks_run_and_their_results_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # on busy cores small products wait for each other
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     cells = [_code("import torch; torch.set_num_threads(1)")]
