@@ -33,6 +33,7 @@ def test_what_is_printed(folder: Path, capsys) -> None:
         assert text in shown
     assert "[red]words.jpg" in shown
     assert "34 of 34 images decoded" in shown
+    assert "of a square or [rows, columns]" in " ".join(shown.split())
 
 
 def test_limit(folder: Path, capsys) -> None:

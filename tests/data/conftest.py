@@ -6,11 +6,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from contramask.data import build, journal
+from contramask.data.config import DatasetConfig
 from contramask.data.download import Archive
 
 
@@ -90,3 +94,30 @@ def picture_bytes() -> Callable[[int], bytes]:
         return stream.getvalue()
 
     return encode
+
+
+class Killed(BaseException):
+    """Ends a build as abruptly as a signal does: nothing in the library catches it."""
+
+
+@pytest.fixture
+def kill_at() -> Callable[[DatasetConfig, Path, int], None]:
+    """Start a build that writes a piece an image, in a folder, and end it at its n-th image."""
+
+    def build_and_end(config: DatasetConfig, work: Path, image: int) -> None:
+        real, seen = build.prepare, list[int]()
+
+        def prepare(*given: Any) -> Any:
+            seen.append(1)
+            if len(seen) == image:
+                raise Killed
+            return real(*given)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "prepare", prepare)
+            patch.setattr(journal, "PIECE_SECONDS", 0)
+            patch.setattr(journal.os, "fsync", lambda _: None)
+            with pytest.raises(Killed):
+                build.build_dataset(config, work)
+
+    return build_and_end

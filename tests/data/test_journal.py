@@ -4,6 +4,7 @@ import hashlib
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,28 +35,6 @@ build.prepare = prepare
 config = DatasetConfig(scenes=ScenesConfig(num_train=100, num_val=30), workers=2)
 build.build_dataset(config, Path(sys.argv[1]))
 """
-
-
-class Killed(BaseException):
-    """Ends a build as abruptly as a signal does: nothing in the library catches it."""
-
-
-def kill_at(config: DatasetConfig, work: Path, image: int) -> None:
-    """Start a build that writes a piece an image, and end it at its n-th."""
-    real, seen = build.prepare, list[int]()
-
-    def prepare(*given):
-        seen.append(1)
-        if len(seen) == image:
-            raise Killed
-        return real(*given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "prepare", prepare)
-        patch.setattr(journal, "PIECE_SECONDS", 0)
-        patch.setattr(journal.os, "fsync", lambda _: None)
-        with pytest.raises(Killed):
-            build_dataset(config, work)
 
 
 @pytest.fixture
@@ -122,7 +101,10 @@ def test_a_killed_build_ends_bit_for_bit_as_if_it_had_not_been(
 
 
 def test_killed_twice_with_unreadable_images_among_them(
-    tmp_path: Path, pictures: Path, counted: list[str]
+    tmp_path: Path,
+    pictures: Path,
+    counted: list[str],
+    kill_at: Callable[[DatasetConfig, Path, int], None],
 ) -> None:
     config = folder_config(pictures)
     expected = build_dataset(config, tmp_path / "whole")
@@ -136,7 +118,10 @@ def test_killed_twice_with_unreadable_images_among_them(
 
 
 def test_a_changed_image_or_configuration_starts_anew(
-    tmp_path: Path, pictures: Path, counted: list[str]
+    tmp_path: Path,
+    pictures: Path,
+    counted: list[str],
+    kill_at: Callable[[DatasetConfig, Path, int], None],
 ) -> None:
     config, work = folder_config(pictures), tmp_path / "killed"
     kill_at(config, work, 50)
@@ -152,7 +137,10 @@ def test_a_changed_image_or_configuration_starts_anew(
 
 
 def test_pixels_that_were_altered_since_are_made_anew(
-    tmp_path: Path, pictures: Path, counted: list[str]
+    tmp_path: Path,
+    pictures: Path,
+    counted: list[str],
+    kill_at: Callable[[DatasetConfig, Path, int], None],
 ) -> None:
     config, work = folder_config(pictures), tmp_path / "killed"
     expected = build_dataset(config, tmp_path / "whole")
@@ -166,7 +154,10 @@ def test_pixels_that_were_altered_since_are_made_anew(
 
 
 def test_a_damaged_piece_and_a_lost_file_are_no_obstacle(
-    tmp_path: Path, pictures: Path, counted: list[str]
+    tmp_path: Path,
+    pictures: Path,
+    counted: list[str],
+    kill_at: Callable[[DatasetConfig, Path, int], None],
 ) -> None:
     config, work = folder_config(pictures), tmp_path / "killed"
     expected = build_dataset(config, tmp_path / "whole")

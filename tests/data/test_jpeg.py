@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from contramask.boxes.generate import BoxConfig, generate_boxes
-from contramask.data import build, journal, pixel_files
+from contramask.data import build, pixel_files
 from contramask.data.build import build_dataset
 from contramask.data.config import DatasetConfig, ScenesConfig
 from contramask.data.jpeg import BLOB, JpegImages, encode
@@ -164,34 +165,15 @@ def test_damage_is_named(written: Path, tmp_path: Path) -> None:
         Store.read(folder)
 
 
-class Killed(BaseException):
-    """Ends a build as abruptly as a signal does: nothing in the library catches it."""
-
-
-def kill_at(config: DatasetConfig, work: Path, image: int) -> None:
-    """Start a build that writes a piece an image, and end it at its n-th."""
-    real, seen = build.prepare, list[int]()
-
-    def prepare(*given):
-        seen.append(1)
-        if len(seen) == image:
-            raise Killed
-        return real(*given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "prepare", prepare)
-        patch.setattr(journal, "PIECE_SECONDS", 0)
-        with pytest.raises(Killed):
-            build_dataset(config, work)
-
-
 def files(folder: Path) -> dict[str, bytes]:
     found = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def test_a_killed_build_goes_on_and_ends_bit_for_bit_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: Callable[[DatasetConfig, Path, int], None],
 ) -> None:
     expected = build_dataset(SCENES, tmp_path / "whole").store
     config = replace(SCENES, workers=1)
@@ -206,7 +188,9 @@ def test_a_killed_build_goes_on_and_ends_bit_for_bit_the_same(
     assert files(found.folder) == files(expected.folder)
 
 
-def test_images_that_were_altered_since_are_made_anew(tmp_path: Path) -> None:
+def test_images_that_were_altered_since_are_made_anew(
+    tmp_path: Path, kill_at: Callable[[DatasetConfig, Path, int], None]
+) -> None:
     expected = build_dataset(SCENES, tmp_path / "whole").store
     for spoil in (
         lambda p: flip_a_byte(p, 3000),

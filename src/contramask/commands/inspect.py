@@ -154,6 +154,7 @@ def _show_sizes(sizes: dict[str, dict[str, float]], console: Console) -> None:
         "the store keeps dataset.image_size of each image: the side of a square or [rows, columns],"
         f" cut out of the middle or padded by dataset.fit (the median short side is {short:,.0f})",
         style="dim",
+        markup=False,  # the brackets are meant
     )
 
 

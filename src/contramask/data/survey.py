@@ -1,5 +1,6 @@
 """Looks at any folder or file and says what it holds, without ever failing on a bad file."""
 
+import logging
 import os
 import shlex
 import time
@@ -20,6 +21,8 @@ from contramask.data.readers.folder import images_in
 from contramask.data.readers.layout import Layout
 from contramask.data.record import SPLITS, LazyRecords, Record, Source, UnreadableImage
 from contramask.data.tree import FileTree
+
+log = logging.getLogger(__name__)
 
 #: What shows the progress of a long loop: (items, description, total) -> the same items.
 Watch: TypeAlias = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -92,6 +95,7 @@ def _layouts(tree: FileTree) -> list[Layout]:
         try:
             layout = recognise(tree)
         except Exception:  # a file no reader expected: then it is not this layout
+            log.debug("%s gave up on %s", recognise.__name__, tree, exc_info=True)
             continue
         if layout is not None:
             found.append(layout)

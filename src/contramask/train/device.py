@@ -14,6 +14,7 @@ from timm.models.beit import Attention as BeitAttention
 from timm.models.vision_transformer_sam import Attention as WindowAttention
 from torch import nn
 
+from contramask.models.precision import has_fast_bf16
 from contramask.startup import keep_freed_memory
 from contramask.typed import STRICT
 
@@ -76,7 +77,7 @@ def pick_machine(config: LaunchConfig) -> Machine:
     AMX. Raises `ValueError` when the device asked for is not there.
     """
     device = torch.device(_device_name(config.device))
-    precision: Precision = "bf16" if _fast_bf16(device) else "fp32"
+    precision: Precision = "bf16" if has_fast_bf16(device) else "fp32"
     if config.precision != "auto":
         precision = config.precision
     if device.type == "cpu":
@@ -140,12 +141,3 @@ def _device_name(wanted: str) -> str:
         there = ", ".join(name for name, present in has.items() if present)
         raise ValueError(f"launch.device is {wanted}, which this machine lacks; it has: {there}")
     return wanted
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
