@@ -10,6 +10,7 @@ from contramask.masking import (
     num_cells,
     num_visible,
     random_mask,
+    take_positions,
     take_tokens,
 )
 
@@ -167,3 +168,10 @@ def test_what_is_refused_early_is_what_would_be_refused_later(ratio: float, leng
         ):
             with pytest.raises(ValueError, match="visible"):
                 refused()
+
+
+def test_take_positions_picks_from_one_table_for_all_images() -> None:
+    table = torch.randn(1, 6, 3)
+    ids = torch.tensor([[2, 0], [5, 1]])
+    whole = table.expand(2, -1, -1)
+    assert torch.equal(take_positions(table, ids), take_tokens(whole, ids))

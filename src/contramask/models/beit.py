@@ -19,7 +19,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.masking import take_tokens
+from contramask.masking import take_positions, take_tokens
 from contramask.models.encoder import EncoderConfig, Size, check_sizes, patchify
 from contramask.typed import STRICT
 
@@ -169,8 +169,9 @@ class BeitEncoder(Beit):
         tokens = torch.cat([self.cls_token.expand(count, -1, -1), patches], dim=1)
         if self.pos_embed is None:
             return tokens
-        positions = self.pos_embed.expand(count, -1, -1)
-        return tokens + (positions if ids_keep is None else take_tokens(positions, _ids(ids_keep)))
+        if ids_keep is None:
+            return tokens + self.pos_embed
+        return tokens + take_positions(self.pos_embed, _ids(ids_keep))
 
     def _bias(self, ids_keep: Tensor | None) -> Tensor | None:
         """The shared bias: (heads, 1+L, 1+L), or (B, heads, 1+V, 1+V) for some of the patches."""

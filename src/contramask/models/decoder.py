@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.masking import PatchMask, take_tokens
+from contramask.masking import PatchMask, take_positions, take_tokens
 from contramask.models.encoder import Size, mae_init, sincos_positions
 from contramask.typed import STRICT
 
@@ -108,9 +108,9 @@ class TokenDecoder(nn.Module):
     def _placed(self, tokens: Tensor, mask: PatchMask) -> Tensor:
         """What the first block reads, (B, 1+L, width): class, visible, then hidden tokens."""
         seen = self.embed(tokens)
-        positions = self.pos_embed[:, 1:].expand(len(seen), -1, -1)
-        hidden = self.mask_token.to(seen.dtype) + take_tokens(positions, mask.ids_hide)
-        visible = seen[:, 1:] + take_tokens(positions, mask.ids_keep)
+        positions = self.pos_embed[:, 1:]
+        hidden = self.mask_token.to(seen.dtype) + take_positions(positions, mask.ids_hide)
+        visible = seen[:, 1:] + take_positions(positions, mask.ids_keep)
         return torch.cat([seen[:, :1] + self.pos_embed[:, :1], visible, hidden], dim=1)
 
     def hidden(self, tokens: Tensor, mask: PatchMask) -> Tensor:

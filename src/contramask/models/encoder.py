@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.masking import take_tokens
+from contramask.masking import take_positions, take_tokens
 from contramask.typed import STRICT
 
 Size = tuple[int, int]
@@ -139,8 +139,8 @@ class VisionEncoder(VisionTransformer):
         """L, the number of patches of one image."""
         return self.grid_size[0] * self.grid_size[1]
 
-    def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """Embed (B, C, H, W), or only its patches `ids_keep` (B, V): (B, 1+V, D) with positions.
+    def project(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Patches of (B, C, H, W), or only `ids_keep` (B, V), as tokens without positions.
 
         Hidden patches are dropped before the projection: a quarter of the work, the same result.
         Raises `ValueError` for images of another size than the encoder's.
@@ -151,11 +151,22 @@ class VisionEncoder(VisionTransformer):
                 f"{tuple(images.shape[2:])}; `resized` gives a copy for other sizes"
             )
         patches = patchify(images, self.patch_size)
-        positions = self.pos_embed[:, 1:].expand(len(images), -1, -1)
         if ids_keep is not None:
-            patches, positions = take_tokens(patches, ids_keep), take_tokens(positions, ids_keep)
+            patches = take_tokens(patches, ids_keep)
         weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p*p*C)
-        tokens = F.linear(patches, weight, self.patch_embed.proj.bias) + positions
+        return F.linear(patches, weight, self.patch_embed.proj.bias)
+
+    def positions(self, ids_keep: Tensor | None = None) -> Tensor:
+        """Position embeddings of all patches (1, L, D), or of `ids_keep` (B, V): (B, V, D)."""
+        table = self.pos_embed[:, 1:]
+        return table if ids_keep is None else take_positions(table, ids_keep)
+
+    def embed(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """Embed (B, C, H, W), or only its patches `ids_keep` (B, V): (B, 1+V, D) with positions.
+
+        Raises `ValueError` for images of another size than the encoder's.
+        """
+        tokens = self.project(images, ids_keep) + self.positions(ids_keep)
         cls = self.cls_token + self.pos_embed[:, :1]
         return torch.cat([cls.expand(len(images), -1, -1).to(tokens.dtype), tokens], dim=1)
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.masking import take_tokens
 from contramask.models.encoder import VisionEncoder, mae_init
 
 
@@ -61,9 +60,8 @@ def forward_unplaced(
     Returns (B, 1+V, D), class token first; what such a token is, it can only tell from its content
     and its neighbours'.
     """
-    patches = take_tokens(encoder.patch_embed(images), ids_keep)  # (B, V, D)
-    positions = encoder.pos_embed[:, 1:].expand(len(images), -1, -1)
-    placed = patches + take_tokens(positions, ids_keep)
+    patches = encoder.project(images, ids_keep)  # (B, V, D)
+    placed = patches + encoder.positions(ids_keep)
     tokens = torch.where(unplaced[..., None], patches.to(placed.dtype), placed)
     cls = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(images), -1, -1)
     states = encoder.blocks(torch.cat([cls.to(tokens.dtype), tokens], dim=1))
