@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from contramask.methods.mae import MAEConfig
 from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig, VisionEncoder
 from contramask.tracker import NullTracker
+from contramask.train import loop
 from contramask.train.checkpoint import Keeper, ResumeRefused
+from contramask.train.compiling import Trial
 from contramask.train.device import Machine, prepare
 from contramask.train.loop import NonFiniteLoss, TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
@@ -181,6 +184,33 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
         assert torch.equal(second.state_dict()[name], value), name
     pd.testing.assert_frame_equal(curve.drop(columns=TIMES), expected.drop(columns=TIMES))
     assert tracker.lines[0][0] == 3 * (killed_at // 3) + 3  # what was logged is not logged again
+
+
+def test_a_compiled_training_continues_compiled_and_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traces as the real back end does, and needs no C++ compiler.
+    monkeypatch.setattr(loop, "Trial", partial(Trial, backend="aot_eager"))
+    asked = Machine(CPU, "fp32", compile="yes")
+
+    def run(machine: Machine, killed_at: int | None, keeper: Keeper | None) -> Method:
+        method = make_method(CMAE)
+        loader = make_loader(method)
+        plan = make_plan(method, machine=machine, steady=True)
+        source = loader if killed_at is None else Breaking(loader, killed_at)
+        fit(method, source, plan, NullTracker(), keeper)
+        return method
+
+    whole = run(asked, None, None)
+    assert whole._compiled_call_impl is not None
+    keeper = Keeper(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        run(asked, 5, keeper)
+    torch._dynamo.reset()  # another process
+    second = run(Machine(CPU, "fp32"), None, keeper)  # auto: as it began
+    assert second._compiled_call_impl is not None
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
 
 
 def test_randomness_inside_the_model_is_fixed_by_seed_and_step() -> None:

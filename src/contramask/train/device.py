@@ -19,6 +19,7 @@ from contramask.startup import keep_freed_memory
 from contramask.typed import STRICT
 
 Precision = Literal["bf16", "fp32"]
+Compile = Literal["auto", "yes", "no"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -40,6 +41,7 @@ class LaunchConfig:
     restarts: int = Field(default=3, ge=0)  # of all processes, after one of them was lost
     keep_last: int = Field(default=1, ge=1)  # running checkpoints
     milestones: tuple[Count, ...] = ()  # epochs after which a checkpoint stays for good
+    compile: Compile = "auto"  # torch.compile; auto: long pre-trainings in which it proves faster
 
     @model_validator(mode="after")
     def _fits(self) -> "LaunchConfig":
@@ -62,6 +64,7 @@ class Machine:
 
     device: torch.device
     precision: Precision
+    compile: Compile = "auto"  # see `train.compiling`
 
     def autocast(self) -> AbstractContextManager[None]:
         """A context in which matrix products run in this precision (weights stay float32)."""
@@ -84,7 +87,7 @@ def pick_machine(config: LaunchConfig) -> Machine:
         keep_freed_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
-    return Machine(device, precision)
+    return Machine(device, precision, compile=config.compile)
 
 
 def device_count(config: LaunchConfig) -> int:

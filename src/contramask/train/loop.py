@@ -16,6 +16,7 @@ from contramask.methods.base import StepOutput
 from contramask.progress import progress_bar
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
+from contramask.train.compiling import Trial, compile_as_before, compile_where_it_pays
 from contramask.train.device import Machine
 from contramask.train.guard import Guard, NonFiniteLoss
 from contramask.train.interruption import Interruption
@@ -53,6 +54,7 @@ class TrainPlan:
     save_minutes: float = 10.0
     accumulate: int = 1  # equal parts a batch is cut into, to need less memory
     skip_up_to: int = 0  # steps that may be left out because they are not finite
+    steady: bool = False  # all batches have the same shapes, so that compiling can pay
     #: Ids of the images of a step, counted from 0, for messages.
     images_at: Callable[[int], list[str]] | None = None
 
@@ -169,7 +171,9 @@ class _Run:
         self.guard = Guard(plan.name, self.world, plan.machine.device, plan.skip_up_to)
         self.guard.images_at, self.guard.folder = plan.images_at, keeper.folder if keeper else None
         self.waiting = WaitingAdvice(plan.name, source)
+        self.compiled: bool | None = None if plan.steady else False  # None: not decided yet
         state = keeper.load(plan.machine.device) if keeper else None
+        self.began_compiled = state.get("compiled") if state else None
         if state:
             self.step, self.rows = state["step"], state["rows"]
             self.meter = Meter.resumed(state["meter"])
@@ -193,6 +197,8 @@ class _Run:
     def one_step(self, batch: Batch) -> None:
         """Forward, backward, update; log and save when due."""
         plan, optimizer = self.plan, self.plan.optimizer
+        if self.compiled is None:
+            self.compiled = self._compile(batch)
         # Drop path and dropout draw from torch's generator: seeding it by step makes them, too,
         # independent of where a run was continued.
         torch.manual_seed(plan.seed * 1_000_003 + self.step + self.world.rank * 7_368_787)
@@ -212,6 +218,15 @@ class _Run:
             self._log()
         if self.keeper and self.world.is_main:
             self._keep(self.keeper, last)
+
+    def _compile(self, batch: Batch) -> bool:
+        """Whether the model now runs compiled; a continued training goes on as it began."""
+        plan = self.plan
+        trial = Trial(plan.name, self.world, self.total - self.step)
+        part = part_of(batch, 0, plan.accumulate)
+        if self.began_compiled is None:
+            return compile_where_it_pays(self.model, part, plan.machine, trial)
+        return compile_as_before(self.began_compiled, self.model, part, plan.machine, trial)
 
     def save_and_stop(self, stop: Interruption) -> None:
         """Write a checkpoint, then let the signal through; if it does not end the run, go on."""
@@ -279,6 +294,7 @@ class _Run:
                 "rows": self.rows,
                 "meter": self.meter.state(),
                 "skipped": self.guard.skipped,
+                "compiled": bool(self.compiled),
                 "model": self.model.state_dict(),
                 "optimizer": self.plan.optimizer.state_dict(),
             }

@@ -144,6 +144,7 @@ def _train_plan(
         save_minutes=config.save_minutes,
         accumulate=config.accumulate,
         skip_up_to=config.nonfinite.skip_up_to,
+        steady=True,
     )
 
 
