@@ -1,15 +1,18 @@
 """Peers: missing packages are told in a sentence; where they are there, they do our work."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.optim import Adam
 
 from contramask.bench import peers
 from contramask.bench.ours import fixed_batches
 from contramask.bench.peers import build_peer, peer_variants, require, settings
 from contramask.bench.sizes import BenchConfig
-from contramask.bench.variant import LossCheck, first_losses
+from contramask.bench.variant import FixedBatches, LossCheck, first_losses
 from contramask.train.device import Machine
 
 CPU = Machine(torch.device("cpu"), "fp32")
@@ -41,10 +44,21 @@ def test_a_missing_package_is_named_with_what_to_do(
     ],
 )
 def test_peers_run_as_shipped_and_at_their_best(machine: Machine, names: list[str]) -> None:
-    found = settings(machine)
+    found = settings(machine, with_compiled=False)
     assert [setting.name for setting in found] == names
     assert found[-1].precision == machine.precision
     assert (found[-1].attention == "explicit") == (machine.precision == "bf16")
+
+
+def test_a_peer_at_its_best_is_compiled_where_ours_is() -> None:
+    *others, best, last = settings(CPU, with_compiled=True)
+    assert last.name == "at its best, compiled"
+    assert replace(last, name=best.name, prepared=best.prepared) == best
+    trainee = FixedBatches(nn.Linear(2, 2), Adam([nn.Parameter(torch.ones(1))]), CPU, [])
+    assert all(s.prepared(trainee) is trainee for s in [*others, best])
+    assert trainee.model._compiled_call_impl is None
+    last.prepared(trainee)
+    assert trainee.model._compiled_call_impl is not None
 
 
 @pytest.mark.parametrize("method", ["mae", "cmae"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from contramask.bench.measure import Bench, Measured
+from contramask.bench.ours import COMPILED, OURS
 from contramask.bench.sizes import BenchConfig
 from contramask.bench.summary import (
     Spread,
@@ -18,7 +19,7 @@ from contramask.bench.summary import (
     record,
     share_of_peak,
 )
-from contramask.bench.table import machine_lines, ratio_table, speed_table
+from contramask.bench.table import machine_lines, ratio_tables, speed_table
 from contramask.train.device import Machine
 
 CONFIG = BenchConfig(batch_size=10)
@@ -58,6 +59,16 @@ def test_our_other_variants_are_no_peers(measured: Make) -> None:
     assert ratios(bench) == []
 
 
+def test_a_compiled_step_has_a_table_of_its_own(measured: Make) -> None:
+    ours, compiled = measured("ours", [1.0]), measured("ours", [0.8], COMPILED)
+    bench = Bench([ours, compiled, measured("hf", [2.0], "as shipped")], {"fp32": [1.0]})
+    assert [(r.ours, r.wall.median) for r in ratios(bench)] == [(OURS, 2.0), (COMPILED, 2.5)]
+    assert [table.title for table in ratio_tables(bench)] == [
+        "ours as we train / peer",
+        "ours compiled / peer",
+    ]
+
+
 def test_a_loss_that_left_the_reference_is_told_by_name(measured: Make) -> None:
     good, bad = measured("hf", [1.0], "a", [1.0, 1.005]), measured("hf", [1.0], "b", [1.0, 1.03])
     assert failed(Bench([measured("ours", [1.0]), good, bad], {"fp32": [1.0]})) == [bad]
@@ -74,5 +85,6 @@ def test_tables_and_record_hold_the_numbers(measured: Make) -> None:
     assert cells[0] == ["ours, as we train", "hf, as shipped"]
     assert cells[1] == ["100", "33"]
     assert cells[-1] == ["-", "50.0% FAILED (over 1%)"]
-    assert list(ratio_table(bench).columns[1].cells) == ["3.00x"]
+    (table,) = ratio_tables(bench)
+    assert list(table.columns[1].cells) == ["3.00x"]
     assert "fp32 1000; load 0.5 before, 0.6 after" in machine_lines(whole)

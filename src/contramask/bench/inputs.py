@@ -76,7 +76,12 @@ def input_ratios(times: Sequence[InputTimes]) -> dict[str, list[Ratio]]:
     others = [one for one in times if one.name not in OURS]
     return {
         ours.name: [
-            Ratio(other.name, _ratio(ours.wall, other.wall), _ratio(ours.cpu, other.cpu))
+            Ratio(
+                ours.name,
+                other.name,
+                _ratio(ours.wall, other.wall),
+                _ratio(ours.cpu, other.cpu),
+            )
             for other in others
         ]
         for ours in times

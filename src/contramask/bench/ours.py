@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from contramask.bench.images import SamplePhotos
 from contramask.bench.sizes import BenchConfig
-from contramask.bench.variant import FixedBatches, Trainee, Variant
+from contramask.bench.variant import FixedBatches, Trainee, Variant, compiled
 from contramask.data.loader import ImageLoader
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods import build_method, encoder_for
@@ -25,6 +25,8 @@ MEAN, STD = [0.45, 0.42, 0.38], [0.26, 0.25, 0.26]
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05
 #: The setting in which people train; what peers are compared with.
 OURS = "as we train"
+#: The setting of a training that is long enough for torch.compile to pay.
+COMPILED = "compiled"
 #: A processor with explicit attention.
 COUNTING = Machine(torch.device("cpu"), "bf16")
 _BATCHES = 2  # fixed batches that a timed step goes round
@@ -44,7 +46,7 @@ def fixed_batches(config: BenchConfig, machine: Machine) -> list[Batch]:
 
 
 def our_variants(config: BenchConfig, machine: Machine, batches: list[Batch]) -> list[Variant]:
-    """Float32 (the reference of the loss check), as we train, and with our loader feeding it."""
+    """Float32 (the reference of the loss check), as we train, compiled, and fed by our loader."""
     flops = count_flops(our_method(config, COUNTING), batches[0])
 
     def variant(setting: str, start: Callable[[], Trainee], reference: str | None) -> Variant:
@@ -52,8 +54,11 @@ def our_variants(config: BenchConfig, machine: Machine, batches: list[Batch]) ->
 
     exact = Machine(machine.device, "fp32")
     plain = variant("fp32", partial(_start_fixed, config, exact, batches), None)
-    tuned = variant(OURS, partial(_start_fixed, config, machine, batches), plain.name)
-    return [plain, tuned, variant("fed by its loader", partial(_Fed, config, machine), None)]
+    start = partial(_start_fixed, config, machine, batches)
+    found = [plain, variant(OURS, start, plain.name)]
+    if config.compile:
+        found.append(variant(COMPILED, lambda: compiled(start()), plain.name))
+    return [*found, variant("fed by its loader", partial(_Fed, config, machine), None)]
 
 
 def our_method(config: BenchConfig, machine: Machine) -> Method:

@@ -7,7 +7,7 @@ ours, so that the comparison is about its parts.
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from contramask.bench.ours import LEARNING_RATE, WEIGHT_DECAY, count_flops
 from contramask.bench.sizes import BenchConfig, PeerName
-from contramask.bench.variant import FixedBatches, Variant
+from contramask.bench.variant import FixedBatches, Variant, compiled
 from contramask.ema import ema_update, frozen_copy
 from contramask.losses import info_nce
 from contramask.methods.base import Batch, StepOutput
@@ -26,6 +26,11 @@ from contramask.train.device import Machine, Precision
 
 #: Name on the command line -> the package it is imported from.
 PACKAGES: dict[PeerName, str] = {"hf": "transformers", "lightly": "lightly", "timm": "timm"}
+
+
+def as_it_is(trainee: FixedBatches) -> FixedBatches:
+    """The trainee itself."""
+    return trainee
 
 
 class PeerParts(nn.Module):
@@ -60,9 +65,10 @@ class Setting:
     precision: Precision
     attention: str  # "shipped" or "explicit"
     optimizer: str  # "plain" or "fused"
+    prepared: Callable[[FixedBatches], FixedBatches] = as_it_is
 
 
-def settings(machine: Machine) -> list[Setting]:
+def settings(machine: Machine, with_compiled: bool) -> list[Setting]:
     """As shipped, in float32 and under bf16 autocast, and with what makes a peer fastest here.
 
     All variants share the process, hence its OpenMP waiting and allocator: a gift to the peers.
@@ -72,7 +78,10 @@ def settings(machine: Machine) -> list[Setting]:
         found.append(Setting("as shipped, bf16", "bf16", "shipped", "plain"))
     explicit = machine.device.type == "cpu" and machine.precision == "bf16"
     attention = "explicit" if explicit else "shipped"
-    found.append(Setting("at its best", machine.precision, attention, "fused"))
+    best = Setting("at its best", machine.precision, attention, "fused")
+    found.append(best)
+    if with_compiled:
+        found.append(replace(best, name="at its best, compiled", prepared=compiled))
     return found
 
 
@@ -83,7 +92,7 @@ def peer_variants(config: BenchConfig, machine: Machine, batches: list[Batch]) -
     variants = []
     for name in config.peers:
         flops = count_flops(build_peer(name, config, "explicit"), batches[0])
-        chosen = settings(machine)
+        chosen = settings(machine, config.compile)
         reference = f"{name}, {chosen[0].name}"
         for setting in chosen:
             start = partial(_start, name, config, machine.device, setting, batches)
@@ -183,4 +192,5 @@ def _start(
     optimizer = torch.optim.AdamW(
         trained, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=fused
     )
-    return FixedBatches(method, optimizer, Machine(device, setting.precision), batches)
+    machine = Machine(device, setting.precision)
+    return setting.prepared(FixedBatches(method, optimizer, machine, batches))

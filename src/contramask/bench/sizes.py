@@ -33,6 +33,7 @@ class BenchConfig:
     peers: tuple[PeerName, ...] = ()
     rounds: int = Field(default=7, ge=1)  # timed turns of every variant
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False  # also time our step, and the peers at their best, under torch.compile
 
     @model_validator(mode="after")
     def _fits(self) -> "BenchConfig":

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from contramask.bench.measure import Bench, Measured
-from contramask.bench.ours import OURS
+from contramask.bench.ours import COMPILED, OURS
 from contramask.bench.sizes import BenchConfig
 from contramask.results import code_revision, today
 from contramask.train.device import Machine, machine_name
@@ -36,22 +36,30 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster ours is than `peer`, by the clock and by processor time.
+    """How many times faster our step in one setting is than `peer`, by clock and processor time.
 
     Formed round by round, so that what slows a whole round down cancels out.
     """
 
+    ours: str
     peer: str
     wall: Spread
     cpu: Spread
 
 
 def ratios(bench: Bench) -> list[Ratio]:
-    """Ours as we train against every other program's variants; empty if there is no peer."""
-    ours = next(one for one in bench.variants if one.variant.setting == OURS)
-    peers = [one for one in bench.variants if one.variant.whose != ours.variant.whose]
+    """Ours, in the settings people train in, against all of the peers'; empty without a peer."""
+    of_ours = [one for one in bench.variants if one.variant.setting in (OURS, COMPILED)]
+    peers = [one for one in bench.variants if one.variant.whose != of_ours[0].variant.whose]
     return [
-        Ratio(p.variant.name, _ratio(ours.wall, p.wall), _ratio(ours.cpu, p.cpu)) for p in peers
+        Ratio(
+            own.variant.setting,
+            p.variant.name,
+            _ratio(own.wall, p.wall),
+            _ratio(own.cpu, p.cpu),
+        )
+        for own in of_ours
+        for p in peers
     ]
 
 

@@ -61,17 +61,19 @@ def _check_cell(one: Measured) -> str:
     return f"{one.check.difference:.1%} {verdict}"
 
 
-def ratio_table(bench: Bench) -> Table:
-    """How many times faster ours is than each peer in each setting."""
-    if not ratios(bench):
-        return Table(box=None)
-    table = Table(title="ours as we train / peer", title_justify="left", box=None, padding=(0, 1))
-    table.add_column("peer", no_wrap=True)
-    for head in ("times", "p10-p90", "by cpu time", "p10-p90"):
-        table.add_column(head, justify="right", no_wrap=True)
+def ratio_tables(bench: Bench) -> list[Table]:
+    """How many times faster ours is than each peer in each setting; one table a setting of ours."""
+    tables: dict[str, Table] = {}
     for ratio in ratios(bench):
-        table.add_row(ratio.peer, *_ratio_cells(ratio.wall), *_ratio_cells(ratio.cpu))
-    return table
+        if ratio.ours not in tables:
+            title = f"ours {ratio.ours} / peer"
+            table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+            table.add_column("peer", no_wrap=True)
+            for head in ("times", "p10-p90", "by cpu time", "p10-p90"):
+                table.add_column(head, justify="right", no_wrap=True)
+            tables[ratio.ours] = table
+        tables[ratio.ours].add_row(ratio.peer, *_ratio_cells(ratio.wall), *_ratio_cells(ratio.cpu))
+    return list(tables.values())
 
 
 def input_table(times: Sequence[InputTimes], config: BenchConfig) -> Table:

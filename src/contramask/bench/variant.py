@@ -67,6 +67,12 @@ class FixedBatches:
         return output.loss.detach()
 
 
+def compiled(trainee: FixedBatches) -> FixedBatches:
+    """The same trainee under torch.compile, which its first step pays for."""
+    trainee.model.compile()
+    return trainee
+
+
 @dataclass(frozen=True)
 class LossCheck:
     """Losses of the first steps against those of the same program in float32."""

@@ -24,6 +24,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--peers", default="", metavar="LIST", help="any of hf,lightly,timm (the extra `bench`)"
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="time our step, and the peers' at their best, under torch.compile, too",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     parser.set_defaults(run=run)
 
@@ -33,7 +39,16 @@ def run(options: argparse.Namespace) -> int:
     from contramask.bench.sizes import BenchConfig
     from contramask.typed import parse
 
-    names = ("method", "arch", "patch_size", "image_size", "batch_size", "rounds", "device")
+    names = (
+        "method",
+        "arch",
+        "patch_size",
+        "image_size",
+        "batch_size",
+        "rounds",
+        "device",
+        "compile",
+    )
     given = {name: getattr(options, name) for name in names}
     values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     values["peers"] = tuple(name for name in options.peers.split(",") if name)
@@ -73,7 +88,7 @@ def _step(config: Any, out: Path | None) -> int:
     from contramask.bench.ours import fixed_batches, our_variants
     from contramask.bench.peers import peer_variants
     from contramask.bench.summary import failed, load_average, record
-    from contramask.bench.table import machine_lines, ratio_table, speed_table
+    from contramask.bench.table import machine_lines, ratio_tables, speed_table
     from contramask.bench.variant import CHECK_STEPS
     from contramask.train.device import LaunchConfig, pick_machine
 
@@ -83,7 +98,7 @@ def _step(config: Any, out: Path | None) -> int:
     variants = our_variants(config, machine, batches) + peer_variants(config, machine, batches)
     bench = run_bench(variants, machine, config.rounds)
     whole = record(bench, config, machine, [*load, load_average()])
-    _show([speed_table(bench, config), ratio_table(bench), machine_lines(whole)])
+    _show([speed_table(bench, config), *ratio_tables(bench), machine_lines(whole)])
     _write(out, whole)
     for one in failed(bench):
         sys.stderr.write(
