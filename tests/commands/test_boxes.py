@@ -28,10 +28,9 @@ def test_json_is_one_object_with_every_candidate(
     assert answer["speed"][0]["map"] == "forward"
 
 
-def test_tables_for_people(
-    tiny_store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_tables_for_people_are_not_cut_off(
+    tiny_store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
     assert main(["boxes", "compare", str(tiny_store.folder), "--limit", "20"]) == 0
     shown = capsys.readouterr().out
     for word in ("edge_energy", "spectral_residual", "center_half", "mean_box", "other images"):

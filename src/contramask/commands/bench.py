@@ -109,13 +109,10 @@ def _step(config: Any, out: Path | None) -> int:
 
 
 def _show(parts: list[Any]) -> None:
-    import rich
-    from rich.console import Console
-
     from contramask.bench.table import TABLE_WIDTH
+    from contramask.commands.console import table_console
 
-    # Narrow terminals wrap lines; that is better than numbers cut off.
-    console = Console(width=max(rich.get_console().width, TABLE_WIDTH))
+    console = table_console(TABLE_WIDTH)
     for part in parts:
         console.print(part)
 

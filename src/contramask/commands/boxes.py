@@ -14,6 +14,7 @@ Holds every heat map x rule against the true boxes of a store (data/03_primary/s
 to boxes that know nothing of the image, and measures the winner again on images that had no say.
 Without --encoder only the maps that need no network are compared. A candidate passes when it meets
 the acceptance for training; where none does, train with whole images (crop_boxes.method: full)."""
+_WIDTH = 140  # characters the widest table needs
 #: Columns shown -> their headings; shares are shown in percent.
 _PERCENT = {
     "corloc": "CorLoc",
@@ -41,20 +42,15 @@ def add(commands: Any) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    import rich
-
     from contramask.boxes.candidates import compare_candidates
     from contramask.boxes.speed import measure_speed
+    from contramask.commands.console import console_on_stderr
     from contramask.data.store import Store
 
-    console = rich.get_console()
-    before, console.stderr = console.stderr, True  # progress bars: stdout is for the result
-    try:
+    with console_on_stderr():
         store = Store.read(options.store)
         table = compare_candidates(store, options.encoder, options.limit, options.split)
         speed = measure_speed(store, options.encoder)
-    finally:
-        console.stderr = before
     if options.json:
         sys.stdout.write(json.dumps(_as_json(table, speed), allow_nan=False) + "\n")
     else:
@@ -74,11 +70,11 @@ def _as_json(table: "pd.DataFrame", speed: "pd.DataFrame") -> dict[str, Any]:
 
 def _show(table: "pd.DataFrame", speed: "pd.DataFrame") -> None:
     """The best rule of each map, the controls, the winner on other images, and the speeds."""
-    import rich
+    from contramask.commands.console import table_console
 
     check = table[table["part"] == "check"]
     best = check.drop_duplicates(["map", "baseline"])
-    console = rich.get_console()
+    console = table_console(_WIDTH)
     console.print(
         _table(f"{check['images'].max()} images: the best block and rule of each map", best)
     )

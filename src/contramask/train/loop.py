@@ -253,7 +253,8 @@ class _Run:
             "images_per_s": meter.steps * self.source.batch_size / elapsed,
             "data_wait": meter.waited / elapsed,
         }
-        self.waiting.check(row["data_wait"])
+        if self.world.is_main:
+            self.waiting.check(row["data_wait"])
         self.rows.append(row)
         named = {f"{plan.name}/{k}": v for k, v in row.items() if k not in ("step", "epoch")}
         self.tracker.log(named, self.step)
