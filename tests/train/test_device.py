@@ -106,5 +106,13 @@ def test_both_forms_of_attention_agree_in_fp32() -> None:
 
 
 def test_machine_name_says_what_was_measured_on() -> None:
-    assert f"torch {torch.__version__}" in machine_name()
-    assert "cores" in machine_name()
+    assert f"torch {torch.__version__}" in machine_name(CPU)
+    assert "cores" in machine_name(CPU)
+
+
+def test_machine_name_is_that_of_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"chip of {device}")
+    assert machine_name(torch.device("cuda"), 8).startswith("8 x chip of cuda, ")
+    assert "chip of" not in machine_name(CPU)
+    assert " (mps), " in machine_name(torch.device("mps"))

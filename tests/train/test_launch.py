@@ -2,16 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
 from contramask.results import StageOutput
+from contramask.train.launch import _usual_signals
 
 PRETRAIN = {
     "method": {"name": "mae", "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}},
@@ -21,6 +24,15 @@ PRETRAIN = {
     "log_every": 20,
     "save_minutes": 0,
 }
+
+
+def test_signals_are_put_back_also_where_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = signal.getsignal(signal.SIGTERM)
+    for name in ("SIGHUP", "SIGQUIT", "SIGKILL"):  # Windows has none of them
+        monkeypatch.delattr(signal, name, raising=False)
+    with _usual_signals():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == usual
 
 
 def start(path: Path) -> subprocess.Popen[str]:

@@ -123,13 +123,17 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def machine_name() -> str:
-    """Processor or accelerator, cores and torch version: what a measured number must name."""
-    if torch.cuda.is_available():
-        chip = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+def machine_name(device: torch.device, processes: int = 1) -> str:
+    """What computes, cores and torch version: what a measured number must name.
+
+    processes: how many computed together, each on an accelerator of its own where `device` is one.
+    """
+    if device.type == "cuda":
+        chip = f"{processes} x {torch.cuda.get_device_name(device)}"
     else:
         capabilities = torch.cpu.get_capabilities()
         chip = str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
+        chip = f"{chip} ({device.type})" if device.type != "cpu" else chip
     return f"{chip}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 

@@ -142,7 +142,7 @@ def _follow(path: Path, tracker: Tracker, ended: threading.Event) -> None:
 def _told(error: "Exception") -> str:
     """What became of the process that failed first."""
     rank, first = error.get_first_failure()  # type: ignore[attr-defined]
-    if first.exitcode == -signal.SIGKILL:
+    if first.exitcode == -9:  # SIGKILL, a name that Windows lacks
         how = "was killed, mostly because the machine's memory ran out: use smaller batches"
     elif first.exitcode < 0:
         how = f"was ended by {signal.Signals(-first.exitcode).name}"
@@ -160,8 +160,9 @@ def _usual_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    usual = {number: signal.getsignal(number) for number in names}
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # the latter two are not on Windows
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    usual = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:

@@ -93,6 +93,7 @@ def pretrain(
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
     bundle.manifest["pretrain_tflop"] = round(_tflop(planned), 3)
     facts = _facts(config, method, planned, curve, time.perf_counter() - started)
+    facts["machine"] = machine_name(machine.device, world.size)
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
     keeper.done()
@@ -119,7 +120,6 @@ def _facts(
         "plan": planned,
         "config": to_plain(config),
         "ingredients": method.ingredients,
-        "machine": machine_name(),
         **made_with(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
         "seconds_total": round(seconds, 1),

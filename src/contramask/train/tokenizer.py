@@ -158,7 +158,7 @@ def train_tokenizer(
         "stage": "tokenizer",
         "plan": planned,
         "config": to_plain(config),
-        "machine": machine_name(),
+        "machine": machine_name(machine.device),
         **made_with(),
         "seconds": round(time.perf_counter() - started, 1),
         "tokenizer_id": bundle.tokenizer_id,

@@ -154,7 +154,7 @@ def _facts(task: _Task) -> dict[str, Any]:
         "val_images": len(task.val),
         "encoder_input": size,
         "classes": task.classes,
-        "machine": machine_name(),
+        "machine": machine_name(task.machine.device),
         **made_with(),
     }
 

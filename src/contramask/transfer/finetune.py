@@ -110,7 +110,7 @@ def run_finetune(
         "stage": "finetune",
         "config": to_plain(config),
         "classes": store.manifest["classes"],
-        "machine": machine_name(),
+        "machine": machine_name(task.machine.device),
         "seconds": round(time.perf_counter() - started, 1),
         **made_with(),
     }

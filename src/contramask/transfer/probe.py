@@ -132,7 +132,7 @@ def run_probe(
         "config": to_plain(config),
         "classes": store.manifest["classes"],
         "chosen": {one.manifest["method"]: one.chosen for one in found},
-        "machine": machine_name(),
+        "machine": machine_name(stage.machine.device),
         "seconds": round(time.perf_counter() - started, 1),
         **made_with(),
     }

@@ -127,7 +127,7 @@ def _facts(task: _Task) -> dict[str, Any]:
         "encoder_input": size,
         "classes": task.store.manifest["semantic_classes"],
         "inference": f"{_inference(config)}, scored at the store's resolution, one scale",
-        "machine": machine_name(),
+        "machine": machine_name(task.machine.device),
         **made_with(),
     }
 
