@@ -120,16 +120,15 @@ def _passed_on(path: Path, tracker: Tracker) -> Iterator[None]:
 
 
 def _follow(path: Path, tracker: Tracker, ended: threading.Event) -> None:
-    read, latest, last = 0, 0, False
+    lines, latest, last, sent = _Lines(path), 0, False, set[str]()
     while not last:
         last = ended.wait(1.0)  # the end comes after the last line: read once more
-        text = path.read_bytes()[read:] if path.is_file() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        read += len(whole)
-        for line in whole.splitlines():
+        for line in lines.new():
             values = json.loads(line)
-            if "artifact" in values and Path(values["artifact"]).is_file():
-                tracker.artifact(Path(values["artifact"]))
+            artifact = values.get("artifact")
+            if artifact and artifact not in sent and Path(artifact).is_file():
+                sent.add(artifact)
+                tracker.artifact(Path(artifact))
             if "step" not in values:
                 continue
             step = values.pop("step")
@@ -137,6 +136,27 @@ def _follow(path: Path, tracker: Tracker, ended: threading.Event) -> None:
             if step > latest:  # after a restart some steps are done once more
                 latest = step
                 tracker.log(values, step)
+
+
+class _Lines:
+    """Whole lines of a file that another process writes; anew from the first if it is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.read, self.number = path, 0, 0
+
+    def new(self) -> list[bytes]:
+        """What came since the last call."""
+        if not self.path.is_file():
+            return []
+        with self.path.open("rb") as stream:
+            number = os.fstat(stream.fileno()).st_ino
+            if number != self.number:
+                self.number, self.read = number, 0
+            stream.seek(self.read)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read += len(whole)
+        return whole.splitlines()
 
 
 def _told(error: "Exception") -> str:

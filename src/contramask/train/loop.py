@@ -177,6 +177,8 @@ class _Run:
             model.load_state_dict(state["model"])
             plan.optimizer.load_state_dict(state["optimizer"])
             log.info("%s: continued from step %d of %d", plan.name, self.step, self.total)
+        if keeper:
+            tracker.rewind(plan.name, self.step)
         self.trained = parallel(model, self.world)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
