@@ -12,11 +12,11 @@ from pathlib import Path
 
 from contramask.boxes.box_set import BoxSet
 from contramask.data.store import Store
+from contramask.failures import StageFailure
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, device_count
-from contramask.train.failures import TrainingFailure
 from contramask.train.job import PretrainJob, read_result, write_job
 from contramask.train.pretrain import PretrainResult, pretrain
 from contramask.train.pretrain_config import PretrainConfig
@@ -72,7 +72,7 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
 
     path: the job's file, which every process reads. After a loss of one, all start again from the
     last checkpoint, `launch.restarts` times. On several machines each calls this. Raises
-    `TrainingFailure` with what the processes said, and torch's `SignalException` when stopped.
+    `StageFailure` with what the processes said, and torch's `SignalException` when stopped.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import api
@@ -101,8 +101,8 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
             )
         except ChildFailedError as error:
             if failed.is_file():
-                raise TrainingFailure(failed.read_text(encoding="utf-8").strip()) from error
-            raise TrainingFailure(_told(error)) from error
+                raise StageFailure(failed.read_text(encoding="utf-8").strip()) from error
+            raise StageFailure(_told(error)) from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ touched says little about them. Trained on stored patch tokens, without augmenta
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contramask.data.loader import Batch, epoch_order
+from contramask.failures import within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.family import Encoder
 from contramask.tracker import Tracker
 from contramask.train.device import Machine
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw
+from contramask.train.parts import largest_step
 from contramask.train.schedule import warmup_cosine
 from contramask.transfer.classifiers import top1
 from contramask.transfer.dense import spread
@@ -254,7 +257,8 @@ def _fit(
         seed=seed,
         log_every=max(loader.steps_per_epoch, 1),
     )
-    fit(model, loader, plan, tracker)
+    advice = partial(largest_step, model, loader, machine, "probe.attentive.batch_size")
+    within_memory(lambda: fit(model, loader, plan, tracker), advice)
 
 
 @torch.no_grad()

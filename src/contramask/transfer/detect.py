@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Subset
 from contramask.data.store import Store
+from contramask.failures import ANEW, SMALLER, explained, within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.family import for_tuning, set_drop_path
@@ -23,6 +25,7 @@ from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.optim import layer_decay_groups
+from contramask.train.parts import largest_step
 from contramask.transfer.dense import (
     TargetLoader,
     TuneConfig,
@@ -128,7 +131,11 @@ def run_detection(
     task = _Task(store, config, pick_machine(launch), tracker, train, val)
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     stored = (store["val"].height, store["val"].width)
-    parts = [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
+
+    def measured() -> list[StageOutput]:
+        return [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
+
+    parts = explained(measured, store.folder, lambda: SMALLER, ANEW)
     seconds = round(time.perf_counter() - started, 1)
     return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 
@@ -198,8 +205,11 @@ def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame
     source = _source(task, bundle, seed)
     heads: list[torch.nn.Module] = [net.pyramid, net.rpn, net.roi_heads]
     groups = layer_decay_groups(encoder, heads, config.weight_decay, config.layer_decay)
-    name = f"detect/{bundle.manifest['method']}"
-    curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
+    names = {"name": f"detect/{bundle.manifest['method']}", "seed": seed}
+    curve = within_memory(
+        partial(tune, model, source, groups, config, machine, **names, tracker=task.tracker),
+        partial(largest_step, model, source, machine, "detection.tune.batch_size"),
+    )
     return net.eval(), curve
 
 
