@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from contramask.draws import uniform
-from contramask.masking import PatchMask, block_mask, check_mask, num_cells, num_visible
+from contramask.masking import (
+    PatchMask,
+    block_mask,
+    check_mask,
+    num_cells,
+    num_visible,
+    take_tokens,
+)
 from contramask.methods.base import Batch, mask_noise
 from contramask.methods.mim_target import PixelTarget, TokenTarget
 from contramask.models.decoder import DecoderConfig, TokenDecoder
@@ -95,17 +102,28 @@ class MaskedPrediction(nn.Module):
         """Encode the masked view and predict its hidden patches."""
         view = batch["view"]
         target = self.target.of(view)  # (B, L) or (B, L, P)
-        if self.rule.style == "drop":
-            mask = self.draw_mask(batch)
-            tokens = encoder.forward_tokens(view, mask.ids_keep)  # (B, 1+V, D)
-            pred = self.decoder.predict_hidden(tokens, mask).flatten(0, 1)
-            row = torch.arange(len(view), device=view.device)[:, None]
-            visible = torch.ones_like(mask.ids_keep, dtype=torch.bool)
-            return MaskedPass(tokens, visible, pred, target[row, mask.ids_hide].flatten(0, 1))
+        if self.rule.clean_share is None:
+            return self._forward_even(encoder, view, target, self.draw_mask(batch))
         hidden = self.draw_hidden(batch)
         tokens = self._encode_replaced(encoder, view, hidden)  # (B, 1+L, D)
         states = self.decoder.complete(tokens)[:, 1:]
+        # How many patches all images hide is asked of the device: the one wait within a step.
         return MaskedPass(tokens, ~hidden, self.decoder.pred(states[hidden]), target[hidden])
+
+    def _forward_even(
+        self, encoder: VisionEncoder, view: Tensor, target: Tensor, mask: PatchMask
+    ) -> MaskedPass:
+        """Where all images hide equally many patches: nothing waits for the device."""
+        row = torch.arange(len(view), device=view.device)[:, None]
+        asked = target[row, mask.ids_hide].flatten(0, 1)
+        if self.rule.style == "drop":
+            tokens = encoder.forward_tokens(view, mask.ids_keep)  # (B, 1+V, D)
+            pred = self.decoder.predict_hidden(tokens, mask).flatten(0, 1)
+            visible = torch.ones_like(mask.ids_keep, dtype=torch.bool)
+            return MaskedPass(tokens, visible, pred, asked)
+        tokens = self._encode_replaced(encoder, view, mask.mask)  # (B, 1+L, D)
+        states = take_tokens(self.decoder.complete(tokens)[:, 1:], mask.ids_hide)
+        return MaskedPass(tokens, ~mask.mask, self.decoder.pred(states.flatten(0, 1)), asked)
 
     def predict_all(self, encoder: VisionEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
         """The decoder's outputs for every patch (B, L, out) and what was hidden (B, L)."""

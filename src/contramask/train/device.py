@@ -14,6 +14,7 @@ from timm.models.beit import Attention as BeitAttention
 from timm.models.vision_transformer_sam import Attention as WindowAttention
 from torch import nn
 
+from contramask.data.resident import Resident
 from contramask.models.precision import has_fast_bf16
 from contramask.startup import keep_freed_memory
 from contramask.typed import STRICT
@@ -40,6 +41,8 @@ class LaunchConfig:
     restarts: int = Field(default=3, ge=0)  # of all processes, after one of them was lost
     keep_last: int = Field(default=1, ge=1)  # running checkpoints
     milestones: tuple[Count, ...] = ()  # epochs after which a checkpoint stays for good
+    #: yes: a split's pixels are kept on the device; auto: on CUDA, where they take little of it.
+    resident: Resident = "auto"
 
     @model_validator(mode="after")
     def _fits(self) -> "LaunchConfig":
@@ -62,6 +65,7 @@ class Machine:
 
     device: torch.device
     precision: Precision
+    resident: Resident = "auto"  # whether images stay on the device, see `data.resident`
 
     def autocast(self) -> AbstractContextManager[None]:
         """A context in which matrix products run in this precision (weights stay float32)."""
@@ -84,7 +88,7 @@ def pick_machine(config: LaunchConfig) -> Machine:
         keep_freed_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
-    return Machine(device, precision)
+    return Machine(device, precision, config.resident)
 
 
 def device_count(config: LaunchConfig) -> int:

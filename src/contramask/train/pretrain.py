@@ -179,6 +179,7 @@ def _plan_facts(
     return {
         "method": method.label,
         "images": len(store["train"]),
+        "images kept": loader.kept,
         "view size": "x".join(str(side) for side in view_size(store, config)),
         "epochs": config.epochs,
         "steps": steps,

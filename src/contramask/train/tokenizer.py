@@ -17,6 +17,7 @@ from torch import Tensor
 from contramask.data.colour import ColourConfig, alter_colours
 from contramask.data.config import ScaleRange, Share
 from contramask.data.loader import ImageLoader, Views
+from contramask.data.resident import placed
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.failures import explained
@@ -170,7 +171,8 @@ def _prepared(
     training = TokenizerTraining(tokenizer, config.commitment_weight)
     prepare(training.to(memory_format=torch.channels_last), machine)
     views = _views(config, _image_size(store, pretrain), store.manifest["channels"])
-    loader = ImageLoader(split, views, config.batch_size, seed, machine.device)
+    images = placed(split, machine.device, machine.resident)
+    loader = ImageLoader(images, views, config.batch_size, seed, machine.device)
     tokenizer.codebook.start(_first_vectors(tokenizer, loader), seed)
     return training, loader
 
@@ -234,6 +236,7 @@ def _plan_facts(
     patch = tokenizer.patch_size
     return {
         "images": len(store["train"]),
+        "images kept": loader.kept,
         "tokens an image": f"{size[0] // patch}x{size[1] // patch}",
         "pixels a token reads": f"{tokenizer.stride}x{tokenizer.stride}",
         "codes": tokenizer.vocab_size,

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Subset
+from contramask.data.resident import placed
 from contramask.data.store import Store
 from contramask.failures import ANEW, SMALLER, explained, within_memory
 from contramask.methods.base import StepOutput
@@ -233,9 +234,9 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
         return {**batch, "images": images, "targets": moved}
 
     size = min(task.config.tune.batch_size, len(task.train))
-    return TargetLoader(
-        ImageLoader(task.train, views, size, seed, task.machine.device), add_objects
-    )
+    device = task.machine.device
+    images = placed(task.train, device, task.machine.resident)
+    return TargetLoader(ImageLoader(images, views, size, seed, device), add_objects)
 
 
 def _to(target: dict[str, Tensor], machine: Machine) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from contramask.data.loader import ImageLoader, Subset
+from contramask.data.resident import placed
 from contramask.data.split import balanced_choice
 from contramask.data.store import Store, StoreSplit
 from contramask.data.views import ViewConfig, ViewMaker
@@ -250,7 +251,7 @@ def _loader(
         pixels = views.crop(images, key)
         return {"view": erase(views.normalise(alter(pixels, key) if alter else pixels))}
 
-    images = _train_images(store["train"], limit)
+    images = placed(_train_images(store["train"], limit), machine.device, machine.resident)
     size = config.batch_size
     if limit is not None and len(images) < size:  # few labels: as large a batch as they fill
         size = len(images) // 2 * 2

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Images, Subset, Views
 from contramask.data.record import Split
+from contramask.data.resident import placed
 from contramask.data.store import Store
 from contramask.failures import ANEW, SMALLER, explained, within_memory
 from contramask.models.bundle import EncoderBundle, random_init_bundle
@@ -237,7 +238,8 @@ def _source(
 ) -> TargetLoader:
     """Batches of `views` with their pixel classes, in an order fixed by the seed."""
     size = min(config.batch_size, len(images))
-    loader = ImageLoader(images, views, size, seed, task.machine.device)
+    device, resident = task.machine.device, task.machine.resident
+    loader = ImageLoader(placed(images, device, resident), views, size, seed, device)
     jitter, window = task.config.jitter, task.config.crop
 
     def add_classes(batch: Batch) -> Batch:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from contramask.data.config import ScaleRange
 from contramask.data.loader import Batch, ImageLoader, Images
+from contramask.data.resident import placed
 from contramask.data.views import ViewConfig, ViewMaker
 from contramask.failures import within_memory
 from contramask.methods.base import StepOutput
@@ -164,4 +165,5 @@ def _loader(
     crop = ViewConfig(crop_scale=config.crop_scale, flip=config.flip)
     views = ViewMaker(crop, "single", (rows, cols), manifest["mean"], manifest["std"])
     batch_size = min(config.batch_size, len(images))
+    images = placed(images, machine.device, machine.resident)
     return ImageLoader(images, views, batch_size, manifest["seed"], machine.device)
