@@ -70,6 +70,14 @@ def test_a_precision_asked_for_is_taken(precision: str) -> None:
     assert product.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
+@pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), ("yes", True), (False, False)])
+def test_where_images_stay_is_the_machine_s_knowledge(given: object, kept: object) -> None:
+    config = parse(LaunchConfig, {"device": "cpu", "resident": given}, "launch")
+    assert pick_machine(config).resident == kept
+    with pytest.raises(ConfigError, match=r"launch\.resident"):
+        parse(LaunchConfig, {"resident": "perhaps"}, "launch")
+
+
 def test_an_unknown_device_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match=r"launch\.device"):
         parse(LaunchConfig, {"device": "gpu"}, "launch")

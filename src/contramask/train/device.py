@@ -17,6 +17,7 @@ from torch import nn
 from contramask.data.resident import Resident
 from contramask.models.precision import has_fast_bf16
 from contramask.startup import keep_freed_memory
+from contramask.train.attention import asking, attention_order, tell_kernels
 from contramask.typed import STRICT
 
 Precision = Literal["bf16", "fp32"]
@@ -73,6 +74,15 @@ class Machine:
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
 
+    def attention(self) -> AbstractContextManager[None]:
+        """A context for forward and backward in which fused attention is the device's fast one."""
+        return asking(attention_order(self.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
 
 def pick_machine(config: LaunchConfig) -> Machine:
     """Choose the device and the precision it is fast with, and set the process up for it.
@@ -117,6 +127,8 @@ def prepare(module: nn.Module, machine: Machine) -> nn.Module:
     for part in module.modules():
         if isinstance(part, Attention | BeitAttention | WindowAttention):
             part.fused_attn = not explicit  # type: ignore[misc]  # final only for TorchScript
+    if order := attention_order(machine.device):
+        tell_kernels(module, machine.dtype, machine.device, order)
     return module.to(machine.device)
 
 

@@ -128,7 +128,7 @@ def _backward(model: nn.Module, batch: Batch, machine: Machine, parts: int) -> S
     outputs: list[StepOutput] = []
     for number in range(parts):
         synced = number == parts - 1
-        with nullcontext() if synced else unsynced(model):
+        with nullcontext() if synced else unsynced(model), machine.attention():
             with machine.autocast():
                 output: StepOutput = model(part_of(batch, number, parts))
             (output.loss / parts).backward()  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from contramask.data.loader import ImageLoader
+from contramask.data.resident import ResidentImages
 from contramask.failures import SMALLER
 from contramask.methods.base import Batch, Method
 from contramask.train.device import Machine
@@ -44,6 +45,8 @@ def what_fits(method: Method, loader: ImageLoader, machine: Machine, accumulate:
         advice = f"{images} images a pass are too many, {found} fitted in a trial"
     if not found:
         return f"{advice}: choose a smaller encoder or smaller views"
+    if isinstance(loader.images, ResidentImages):
+        advice += f" beside {loader.images.gigabytes:.1f} GB of images (launch.resident)"
     if method.coupling(loader.images.labels) is None:
         count = accumulate * -(-images // found)
         return (
