@@ -171,7 +171,7 @@ class JpegLoader(ImageLoader):
         )
 
     def _batches(self, epoch: int, start: int) -> Batches:
-        parts = self._parts(epoch, start)
+        parts = self.parts(epoch, start)
         if not self._slots:
             self._slots = [_Slot(self._cook.shape, self.device) for _ in range(DEPTH)]
         self._settle()  # an iterator that was left early and still lives

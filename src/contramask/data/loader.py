@@ -128,7 +128,7 @@ class ImageLoader:
 
     def _batches(self, epoch: int, start: int) -> Batches:
         """The same, each begun when it is asked for."""
-        parts = self._parts(epoch, start)
+        parts = self.parts(epoch, start)
         if isinstance(self.images, ResidentImages):
             yield from (self._batch(indices, self.images, epoch) for indices in parts)
             return
@@ -143,7 +143,7 @@ class ImageLoader:
     def _read(self, indices: np.ndarray) -> Tensor:
         return staged(self.images.__getitems__(indices), self.device)
 
-    def _parts(self, epoch: int, start: int) -> list[np.ndarray]:
+    def parts(self, epoch: int, start: int) -> list[np.ndarray]:
         """This process's row numbers of each batch of an epoch from step `start` on."""
         order = epoch_order(len(self.images), self.seed, epoch)
         starts = range(

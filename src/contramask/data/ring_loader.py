@@ -45,7 +45,7 @@ class RingLoader(ImageLoader):
         )
 
     def _batches(self, epoch: int, start: int) -> Batches:
-        parts = self._parts(epoch, start)
+        parts = self.parts(epoch, start)
         self.ring.settle()  # an iterator that was left early and still lives
         for number in range(min(DEPTH, len(parts))):
             self._submit(number, parts[number], epoch)

@@ -1,7 +1,7 @@
 """Which of torch's fused attention kernels an accelerator is asked for, in which order.
 
-Torch asks flash first everywhere and cuDNN last. On Hopper cuDNN's kernel is the faster one, 1.7-2.3
-times at long sequences (huggingface/transformers PR 48163); on Ampere and Blackwell it is not.
+Torch asks flash first everywhere and cuDNN last. On Hopper cuDNN's kernel is the faster one, by
+1.7-2.3 at long sequences (huggingface/transformers PR 48163); on Ampere and Blackwell it is not.
 """
 
 import logging

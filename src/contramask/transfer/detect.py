@@ -7,6 +7,7 @@ from dataclasses import field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
@@ -14,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Subset
+from contramask.data.prefetch import sent, staged
 from contramask.data.resident import placed
 from contramask.data.store import Store
 from contramask.failures import ANEW, SMALLER, explained, within_memory
@@ -223,8 +225,8 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
         return {"images": normalise(pixels, inputs)}
 
-    def add_objects(batch: Batch) -> Batch:
-        chosen = [_to(targets[i], task.machine) for i in batch["index"].tolist()]
+    def add_objects(batch: Batch, rows: np.ndarray) -> Batch:
+        chosen = [_to(targets[row], task.machine) for row in rows]
         if jitter.is_idle:
             return {**batch, "targets": chosen}
         placement = draw_placement(batch["key"], jitter)
@@ -240,7 +242,8 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
 
 
 def _to(target: dict[str, Tensor], machine: Machine) -> dict[str, Tensor]:
-    return {name: value.to(machine.device) for name, value in target.items()}
+    device = machine.device
+    return {name: sent(staged(value.numpy(), device), device) for name, value in target.items()}
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Images, Subset, Views
+from contramask.data.prefetch import sent, staged
 from contramask.data.record import Split
 from contramask.data.resident import placed
 from contramask.data.store import Store
@@ -242,8 +243,8 @@ def _source(
     loader = ImageLoader(placed(images, device, resident), views, size, seed, device)
     jitter, window = task.config.jitter, task.config.crop
 
-    def add_classes(batch: Batch) -> Batch:
-        semantic = _semantic(task, "train", task.train.rows[batch["index"].cpu().numpy()])
+    def add_classes(batch: Batch, rows: np.ndarray) -> Batch:
+        semantic = _semantic(task, "train", task.train.rows[rows])
         if "images" not in batch or (jitter.is_idle and window is None):
             return {**batch, "semantic": semantic}
         images = batch["images"]
@@ -263,7 +264,8 @@ def _semantic(task: _Task, split: Split, rows: np.ndarray) -> Tensor:
     classes = task.store[split].semantic
     if classes is None:
         raise ValueError(f"the store's {split} split has no pixel classes")
-    return torch.from_numpy(np.array(classes[rows])).to(task.machine.device)
+    device = task.machine.device
+    return sent(staged(np.array(classes[rows]), device), device)
 
 
 @torch.no_grad()
