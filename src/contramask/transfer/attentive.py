@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contramask.data.loader import Batch, epoch_order
+from contramask.data.prefetch import sent, staged
 from contramask.failures import within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.family import Encoder
@@ -181,9 +182,10 @@ class TokenLoader:
 
     def batch(self, places: np.ndarray) -> Batch:
         """The images at these places among those whose tokens are kept."""
-        tokens = torch.from_numpy(self.features.tokens[places]).to(self.machine.device).float()
-        label = self.features.labels[self.features.token_rows[places]]
-        return {"tokens": tokens, "label": label.to(self.machine.device)}
+        device, labels = self.machine.device, self.features.labels.numpy()
+        tokens = sent(staged(self.features.tokens[places], device), device).float()
+        label = staged(labels[self.features.token_rows[places]], device)
+        return {"tokens": tokens, "label": sent(label, device)}
 
 
 @plain_dataclass(frozen=True)
