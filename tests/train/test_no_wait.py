@@ -46,6 +46,7 @@ METHODS: dict[str, MethodConfig] = {
     "supmim, shared": SupMIMConfig(
         decoder=SMALL, target=PixelTargetConfig(), mode="shared", clean_share=0, mask_style="drop"
     ),
+    "supmim, replaced": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig(), mode="shared"),
     "supmim, split": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig(), mode="split"),
 }
 DATA = {"mean": [0.5] * 3, "std": [0.25] * 3, "classes": ["a", "b"], "data_hash": "0"}

@@ -46,12 +46,16 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class MaskedPass:
-    """tokens (B, 1+V, D), which of the V to pool (B, V), predictions and targets of M patches."""
+    """tokens (B, 1+V, D), which of the V to pool (B, V), predictions and targets of M patches.
+
+    weight (M,) is 1 for patches that are hidden and 0 for others; None: all are.
+    """
 
     tokens: Tensor
     visible: Tensor
     pred: Tensor
     target: Tensor
+    weight: Tensor | None = None
 
 
 class MaskedPrediction(nn.Module):
@@ -107,8 +111,28 @@ class MaskedPrediction(nn.Module):
         hidden = self.draw_hidden(batch)
         tokens = self._encode_replaced(encoder, view, hidden)  # (B, 1+L, D)
         states = self.decoder.complete(tokens)[:, 1:]
-        # How many patches all images hide is asked of the device: the one wait within a step.
-        return MaskedPass(tokens, ~hidden, self.decoder.pred(states[hidden]), target[hidden])
+        answers = self.answers if hidden.device.type == "cpu" else self.padded_answers
+        return MaskedPass(tokens, ~hidden, *answers(states, target, hidden))
+
+    def answers(
+        self, states: Tensor, target: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predictions and targets of the patches `hidden` (B, L), of which there are M in all.
+
+        An accelerator would be waited for, to know M.
+        """
+        return self.decoder.pred(states[hidden]), target[hidden], None
+
+    def padded_answers(
+        self, states: Tensor, target: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same of as many patches an image as can be hidden at most, and their weights."""
+        cells, block = num_cells(self.grid_size, self.rule.block), self.rule.block
+        most = min(int(self.rule.ratio * cells) + 1, cells) * block**2
+        ids = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        row = torch.arange(len(ids), device=ids.device)[:, None]
+        pred = self.decoder.pred(take_tokens(states, ids).flatten(0, 1))
+        return pred, target[row, ids].flatten(0, 1), hidden.gather(1, ids).flatten()
 
     def _forward_even(
         self, encoder: VisionEncoder, view: Tensor, target: Tensor, mask: PatchMask
