@@ -99,6 +99,9 @@ class MlflowTracker:
             lambda fallback: fallback.artifact(path),
         )
 
+    def rewind(self, name: str, step: int) -> None:
+        """There is nothing to forget: an MLflow run is never continued, a new one is opened."""
+
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Name data that went in, by their hash."""
 

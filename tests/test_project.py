@@ -23,7 +23,7 @@ LAYERS = [
 ]
 #: Parts of the library from the ground up; a part imports from its own floor and those below.
 FLOORS: dict[str, int] = {
-    **dict.fromkeys(["typed", "draws", "results", "tracker", "progress", "startup"], 0),
+    **dict.fromkeys(["typed", "draws", "results", "tracker", "progress", "startup", "failures"], 0),
     **dict.fromkeys(["masking", "losses", "ema"], 0),
     **dict.fromkeys(["data", "report"], 1),
     "models": 2,

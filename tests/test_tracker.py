@@ -18,6 +18,7 @@ def use(tracker: Tracker, path: Path) -> None:
     tracker.log({"pretrain/loss": 0.25}, 20)
     tracker.figure("pretrain/views", Figure(figsize=(1, 1)))
     tracker.artifact(path)
+    tracker.rewind("pretrain", 20)
 
 
 def test_every_call_is_one_json_line(tmp_path: Path) -> None:
@@ -41,6 +42,23 @@ def test_a_second_tracker_continues_the_file(tmp_path: Path) -> None:
     JsonLinesTracker(tmp_path / "m.jsonl").log({"loss": 1.0}, 0)
     JsonLinesTracker(tmp_path / "m.jsonl").log({"loss": 0.5}, 1)
     assert [line["loss"] for line in lines(tmp_path / "m.jsonl")] == [1.0, 0.5]
+
+
+def test_what_is_written_once_more_is_forgotten(tmp_path: Path) -> None:
+    log = tmp_path / "m.jsonl"
+    tracker = JsonLinesTracker(log)
+    tracker.rewind("pretrain", 0)  # nothing was written yet
+    for step in (10, 20, 30):
+        tracker.log({"pretrain/loss": 1 / step}, step)
+    tracker.log({"tokenizer/loss": 1.0}, 40)
+    tracker.artifact(tmp_path / "views.npz")
+    with log.open("a", encoding="utf-8") as stream:
+        stream.write('{"step": 50, "pretrain/lo')  # killed
+    JsonLinesTracker(log).rewind("pretrain", 20)
+    assert [line.get("step") for line in lines(log)] == [10, 20, 40, None]
+    JsonLinesTracker(log).log({"pretrain/loss": 0.0}, 30)
+    assert lines(log)[-1]["step"] == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
 def test_the_null_tracker_leaves_no_trace(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def _mix(value: Tensor) -> Tensor:
 
 def image_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
     """One key per image, (B,) int64, fixed by the seed, the epoch and the image's row number."""
-    start = torch.tensor([seed, epoch], dtype=torch.int64, device=index.device)
+    # On the processor wherever the index is: single numbers go to a device with what uses them,
+    # without a copy that the step would wait for.
+    start = torch.tensor([seed, epoch], dtype=torch.int64)
     base = _mix(_mix(start[0] * _GAMMA + _GAMMA) ^ (start[1] * _MIX_2 + _MIX_1))
     return _mix(base ^ _mix(index.to(torch.int64) * _GAMMA + _MIX_2))
 

@@ -19,6 +19,9 @@ class Tracker(Protocol):
     def artifact(self, path: Path) -> None:
         """Record a file."""
 
+    def rewind(self, name: str, step: int) -> None:
+        """Forget the numbers `<name>/...` of later steps: a training goes on from this one."""
+
 
 class NullTracker:
     """Records nothing."""
@@ -31,6 +34,9 @@ class NullTracker:
 
     def artifact(self, path: Path) -> None:
         """Drop the file."""
+
+    def rewind(self, name: str, step: int) -> None:
+        """There is nothing to forget."""
 
 
 class JsonLinesTracker:
@@ -54,6 +60,29 @@ class JsonLinesTracker:
         """Note the file's path."""
         self._append({"artifact": str(path)})
 
+    def rewind(self, name: str, step: int) -> None:
+        """Replace the file by one without the lines that are going to be written once more.
+
+        So is a line that a killed process left unfinished.
+        """
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not _is_later(line, f"{name}/", step)]
+        if kept != lines:
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.replace(self.path)
+
     def _append(self, line: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+
+def _is_later(line: str, prefix: str, step: int) -> bool:
+    """Whether a line is cut off, or holds numbers of this name after `step`."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return True
+    return values.get("step", 0) > step and any(key.startswith(prefix) for key in values)

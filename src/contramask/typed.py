@@ -11,6 +11,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 #: Every config class is `@dataclass(frozen=True, config=STRICT)` (pydantic's dataclass).
 STRICT = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
+#: Yes, no (YAML makes booleans of both), or as the machine suggests.
+Choice = Literal["auto"] | bool
+
 T = TypeVar("T")
 
 

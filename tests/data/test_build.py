@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from contramask.data import build
 from contramask.data.build import build_dataset
 from contramask.data.config import DatasetConfig, ScenesConfig
 from contramask.data.index import INDEX_COLUMNS, PROBLEM_COLUMNS
+from contramask.failures import StageFailure
 
 
 def _picture(seed: int, size: tuple[int, int] = (40, 50)) -> Image.Image:
@@ -88,6 +90,25 @@ def test_too_many_problems_stop_the_run(tmp_path: Path) -> None:
     assert "dataset.max_problem_share" in str(caught.value)
     config = DatasetConfig(source="folder", root=folder, max_problem_share=0.5)
     assert build_dataset(config, tmp_path / "work").card["unreadable"] == 20
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full.*is packed is kept"),
+        (MemoryError(), r"the memory ran out.*Set dataset\.workers"),
+    ],
+)
+def test_what_the_machine_refuses_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def refused(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(build, "_pack", refused)
+    config = DatasetConfig(scenes=ScenesConfig(num_train=4, num_val=2))
+    with pytest.raises(StageFailure, match=said):
+        build_dataset(config, tmp_path)
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:

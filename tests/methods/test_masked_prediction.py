@@ -62,6 +62,22 @@ def test_each_hidden_patch_is_asked_for_itself(rule: MaskRule, size: Size) -> No
         start += count
 
 
+@pytest.mark.parametrize("block", [1, 2])
+def test_padded_answers_hold_the_same_answers(block: int) -> None:
+    """What an accelerator computes, so as not to be asked how many patches are hidden."""
+    _, mim = made(MaskRule(0.75, block, "replace", clean_share=0.25))
+    batch = batch_of(count=50)
+    hidden = mim.draw_hidden(batch)
+    states, target = torch.randn(50, 24, 16), Places().of(batch["view"])
+    pred, asked, none = mim.answers(states, target, hidden)
+    padded, places, weight = mim.padded_answers(states, target, hidden)
+    assert none is None
+    assert weight is not None
+    assert int(weight.sum()) == int(hidden.sum()) < len(weight)
+    assert torch.equal(padded[weight], pred)
+    assert torch.equal(places[weight], asked)
+
+
 @pytest.mark.parametrize("rule", [DROP, REPLACE, VARIED])
 def test_hidden_pixels_reach_no_answer(rule: MaskRule) -> None:
     encoder, mim = made(rule)

@@ -50,6 +50,22 @@ def test_the_loss_is_smoothed_cross_entropy(smoothing: float) -> None:
     assert float(terms["token_top1"]) == float((logits.argmax(dim=1) == ids).float().mean())
 
 
+def test_what_has_no_weight_does_not_count() -> None:
+    logits, ids = torch.randn(20, 8), torch.arange(20) % 8
+    weight = torch.arange(20) % 3 > 0
+    tokens, pixels = target(), PixelTarget(4, 3, PixelTargetConfig())
+    for made, goal in ((tokens, ids), (pixels, torch.randn(20, 8))):
+        expected, terms = made.score(logits[weight], goal[weight])
+        found, same = made.score(logits, goal, weight)
+        torch.testing.assert_close(found, expected)
+        assert terms.keys() == same.keys()
+        assert all(torch.allclose(terms[name], same[name]) for name in terms)
+        none, _ = made.score(logits, goal, torch.zeros(20, dtype=torch.bool))
+        assert float(none) == 0
+    tokens.record(ids, weight)
+    assert torch.equal(tokens.counts, torch.bincount(ids[weight], minlength=8))
+
+
 def test_nothing_hidden_costs_nothing() -> None:
     logits = torch.randn(0, 8, requires_grad=True)
     loss, _ = target().score(logits, torch.zeros(0, dtype=torch.int64))

@@ -103,7 +103,7 @@ def test_it_is_kept_where_it_pays(
     assert is_compiled(model) is kept
 
 
-@pytest.mark.parametrize(("wanted", "kept"), [("yes", True), ("no", False)])
+@pytest.mark.parametrize(("wanted", "kept"), [(True, True), (False, False)])
 def test_the_user_has_the_last_word(batch: Batch, wanted: Any, kept: bool) -> None:
     model = Regression()
     machine = replace(MACHINE, compile=wanted)
@@ -133,9 +133,9 @@ def test_where_it_fails_training_goes_on_without_it(
     [
         (True, "auto", True, False),
         (False, "auto", False, False),
-        (True, "no", False, True),
-        (False, "yes", True, True),
-        (True, "yes", True, False),
+        (True, False, False, True),
+        (False, True, True, True),
+        (True, True, True, False),
     ],
 )
 def test_a_continued_training_goes_on_as_it_began(

@@ -70,6 +70,15 @@ def test_a_precision_asked_for_is_taken(precision: str) -> None:
     assert product.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
+@pytest.mark.parametrize(("given", "kept"), [("auto", "auto"), ("yes", True), (False, False)])
+@pytest.mark.parametrize("name", ["resident", "compile"])
+def test_choices_left_to_the_machine(name: str, given: object, kept: object) -> None:
+    config = parse(LaunchConfig, {"device": "cpu", name: given}, "launch")
+    assert getattr(pick_machine(config), name) == kept
+    with pytest.raises(ConfigError, match=rf"launch\.{name}"):
+        parse(LaunchConfig, {name: "perhaps"}, "launch")
+
+
 def test_an_unknown_device_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match=r"launch\.device"):
         parse(LaunchConfig, {"device": "gpu"}, "launch")
@@ -106,5 +115,13 @@ def test_both_forms_of_attention_agree_in_fp32() -> None:
 
 
 def test_machine_name_says_what_was_measured_on() -> None:
-    assert f"torch {torch.__version__}" in machine_name()
-    assert "cores" in machine_name()
+    assert f"torch {torch.__version__}" in machine_name(CPU)
+    assert "cores" in machine_name(CPU)
+
+
+def test_machine_name_is_that_of_the_device_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"chip of {device}")
+    assert machine_name(torch.device("cuda"), 8).startswith("8 x chip of cuda, ")
+    assert "chip of" not in machine_name(CPU)
+    assert " (mps), " in machine_name(torch.device("mps"))

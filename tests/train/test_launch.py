@@ -2,16 +2,21 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+import pytest
 
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
 from contramask.results import StageOutput
+from contramask.tracker import JsonLinesTracker, NullTracker
+from contramask.train.launch import _passed_on, _usual_signals
 
 PRETRAIN = {
     "method": {"name": "mae", "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}},
@@ -21,6 +26,48 @@ PRETRAIN = {
     "log_every": 20,
     "save_minutes": 0,
 }
+
+
+def test_signals_are_put_back_also_where_there_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = signal.getsignal(signal.SIGTERM)
+    for name in ("SIGHUP", "SIGQUIT", "SIGKILL"):  # Windows has none of them
+        monkeypatch.delattr(signal, name, raising=False)
+    with _usual_signals():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == usual
+
+
+class Passed(NullTracker):
+    """What came through."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.files: list[str] = []
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.steps.append(step)
+
+    def artifact(self, path: Path) -> None:
+        self.files.append(path.name)
+
+
+def test_what_a_restarted_process_says_again_is_passed_on_once(tmp_path: Path) -> None:
+    path, found = tmp_path / "metrics.jsonl", Passed()
+    (tmp_path / "views.npz").touch()
+    with _passed_on(path, found):
+        first = JsonLinesTracker(path)
+        first.artifact(tmp_path / "views.npz")
+        for step in (10, 20, 30):
+            first.log({"pretrain/loss": 0.123456789}, step)
+        deadline = time.monotonic() + 30
+        while found.steps != [10, 20, 30] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        again = JsonLinesTracker(path)
+        again.rewind("pretrain", 10)
+        for step in (20, 30, 40):
+            again.log({"pretrain/loss": 0.1}, step)
+    assert found.steps == [10, 20, 30, 40]
+    assert found.files == ["views.npz"]
 
 
 def start(path: Path) -> subprocess.Popen[str]:

@@ -1,5 +1,6 @@
 """The loop: it learns, it can be interrupted without a trace, and it stops at a NaN."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from contramask.methods.cmae import CMAEConfig
 from contramask.methods.mae import MAEConfig
 from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig, VisionEncoder
-from contramask.tracker import NullTracker
+from contramask.tracker import JsonLinesTracker, NullTracker
 from contramask.train import loop
 from contramask.train.checkpoint import Keeper, ResumeRefused
 from contramask.train.compiling import Trial
@@ -191,7 +192,7 @@ def test_a_compiled_training_continues_compiled_and_bit_for_bit(
 ) -> None:
     # Traces as the real back end does, and needs no C++ compiler.
     monkeypatch.setattr(loop, "Trial", partial(Trial, backend="aot_eager"))
-    asked = Machine(CPU, "fp32", compile="yes")
+    asked = Machine(CPU, "fp32", compile=True)
 
     def run(machine: Machine, killed_at: int | None, keeper: Keeper | None) -> Method:
         method = make_method(CMAE)
@@ -211,6 +212,22 @@ def test_a_compiled_training_continues_compiled_and_bit_for_bit(
     assert second._compiled_call_impl is not None
     for name, value in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_a_continued_training_leaves_each_row_once(tmp_path: Path) -> None:
+    log, keeper = tmp_path / "metrics.jsonl", Keeper(tmp_path, {})
+    method = make_method(MAE)
+    loader = make_loader(method)
+    slow = make_plan(method, log_every=1, save_minutes=1e9)
+    with pytest.raises(KeyboardInterrupt):  # nothing was kept: a new start
+        fit(method, Breaking(loader, 2), slow, JsonLinesTracker(log), keeper)
+    fit(method, Breaking(loader, 12), make_plan(method), NullTracker(), keeper)
+    state = torch.load(keeper.path, weights_only=True)
+    torch.save({**state, "step": 7, "rows": []}, keeper.path)
+    JsonLinesTracker(log).log({"pretrain/loss": 1.0}, 8)  # after the checkpoint
+    fit(method, loader, slow, JsonLinesTracker(log), keeper)
+    found = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert found == [1, 2, 8, 9, 10, 11, 12]
 
 
 def test_randomness_inside_the_model_is_fixed_by_seed_and_step() -> None:

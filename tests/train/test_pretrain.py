@@ -131,6 +131,17 @@ def test_the_encoder_loads_strictly_in_timm(
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_images_on_the_device_train_the_same(
+    results: dict[str, PretrainResult], tiny_store: Store, tmp_path: Path
+) -> None:
+    kept = train(tiny_store, tmp_path, make_config(), launch=replace(FP32, resident=True))
+    usual = results["mae"]
+    for name, value in usual.bundle.encoder.state_dict().items():
+        assert torch.equal(kept.bundle.encoder.state_dict()[name], value), name
+    assert kept.output.facts["plan"]["images kept"] == "on the device, 0.0 GB"
+    assert usual.output.facts["plan"]["images kept"] == "in the store, read while training"
+
+
 @pytest.mark.parametrize("method", TRAINED)
 def test_the_manifest_says_what_the_weights_are(
     results: dict[str, PretrainResult], method: str, tiny_store: Store

@@ -1,5 +1,6 @@
 """The tokenizer's training: healthy tokens from few images, judged, resumable, skipped if idle."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from contramask.data.store import Store
+from contramask.failures import StageFailure
+from contramask.methods.base import Batch, StepOutput
 from contramask.methods.mae import MAEConfig
 from contramask.methods.supmim import SupMIMConfig
 from contramask.models.codebook import CodebookConfig
@@ -19,6 +22,7 @@ from contramask.models.tokenizer import TokenizerNetConfig
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
+from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig
 from contramask.train.pretrain import pretrain
 from contramask.train.pretrain_config import PretrainConfig
@@ -59,6 +63,29 @@ def trained(
 @pytest.fixture(scope="module")
 def result(tiny_store: Store, tmp_path_factory: pytest.TempPathFactory) -> TokenizerResult:
     return trained(tiny_store, tmp_path_factory.mktemp("work"))
+
+
+def test_what_the_machine_refuses_is_told(
+    tiny_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TokenizerTraining.forward
+
+    def limited(self: TokenizerTraining, batch: Batch) -> StepOutput:
+        if len(batch["view"]) > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, batch)
+
+    monkeypatch.setattr(TokenizerTraining, "forward", limited)
+    with pytest.raises(StageFailure, match=r"8 fitted in a trial: set tokenizer\.batch_size to 8"):
+        trained(tiny_store, tmp_path)
+    monkeypatch.undo()
+
+    def full(keeper: Keeper, state: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(keeper.path))
+
+    monkeypatch.setattr(Keeper, "save", full)
+    with pytest.raises(StageFailure, match=r"the disk is full: .*last\.pt .*checkpoint is kept"):
+        trained(tiny_store, tmp_path, replace(CONFIG, epochs=1))
 
 
 def test_it_learns_to_draw_with_most_of_its_codes(result: TokenizerResult) -> None:

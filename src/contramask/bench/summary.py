@@ -113,7 +113,7 @@ def settings(machine: Machine, load: list[float]) -> dict[str, Any]:
     """What decides about speed beside the code; load: before and after, one-minute averages."""
     installed = {name: _version(name) for name in _PACKAGES}
     return {
-        "name": machine_name(),
+        "name": machine_name(machine.device),
         "device": str(machine.device),
         "precision": machine.precision,
         "threads": torch.get_num_threads(),

@@ -30,6 +30,7 @@ from contramask.data.readers import READERS
 from contramask.data.record import SPLITS, Source
 from contramask.data.sheet import contact_sheet
 from contramask.data.store import SCHEMA, Store, content_hash
+from contramask.failures import explained
 from contramask.progress import track
 
 #: Fewer unreadable images than this never stop a run, however small the folder is.
@@ -37,6 +38,7 @@ TOLERATED_PROBLEMS = 20
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 _TASK = 8  # images a thread prepares at a time
 _JPEG_SHRINKS = 6  # photographs: about a tenth; of whole images, with some room
+_CONTINUED = "what is packed is kept, and the next call goes on there"
 _log = logging.getLogger(__name__)
 
 
@@ -62,8 +64,13 @@ def build_dataset(config: DatasetConfig, work: Path) -> BuiltDataset:
     A call that was killed is continued there, unless configuration or files have changed.
     Unreadable images are skipped and listed. Raises `ValueError` when the source is missing or
     empty, when no train image is left, or when at least 20 images *and* more than
-    `max_problem_share` of all are unreadable.
+    `max_problem_share` of all are unreadable, and `StageFailure` if disk or memory do not suffice.
     """
+    advice = "Set dataset.workers, or dataset.image_size, to less"
+    return explained(lambda: _built(config, work), work, lambda: advice, _CONTINUED)
+
+
+def _built(config: DatasetConfig, work: Path) -> BuiltDataset:
     config = with_files(config)
     began = time.perf_counter()
     source = READERS[config.source](config)

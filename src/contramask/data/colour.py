@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from contramask.data.constants import constant
 from contramask.draws import uniform
 from contramask.typed import STRICT
 
@@ -95,7 +96,7 @@ def _pick(draw: Tensor, probability: float) -> Tensor:
 def _greyscale(images: Tensor) -> Tensor:
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)
-    weights = torch.tensor(_GREY, device=images.device).reshape(1, 3, 1, 1)
+    weights = constant(_GREY, images.device).reshape(1, 3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
 
 
@@ -125,9 +126,7 @@ def _jitter_in_order(
 def _jitter(images: Tensor, config: ColourConfig, draws: Tensor) -> Tensor:
     """The four changes in a random order of each image's own; draws (B, >= 13)."""
     order = draws[:, 9:13].argsort(dim=1)  # (B, 4): which change comes first, second, ...
-    strength = torch.tensor(
-        [config.brightness, config.contrast, config.saturation], device=images.device
-    )
+    strength = constant((config.brightness, config.contrast, config.saturation), images.device)
     factor = 1 + strength * (2 * draws[:, 4:7] - 1)  # (B, 3)
     hue_place = (order == _HUE).to(torch.int8).argmax(dim=1)  # (B,)
     colourful = images.shape[1] == 3

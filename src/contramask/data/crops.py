@@ -14,6 +14,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from contramask.data.constants import constant
 from contramask.draws import uniform
 
 #: Lower and upper bound of a uniform draw.
@@ -30,7 +31,7 @@ _ROUNDING_PX = 1e-3  # before a floor: a pixel edge held as float32 must not sli
 
 def full_boxes(count: int, device: torch.device | None = None) -> Tensor:
     """Boxes of the whole image, (count, 4)."""
-    return torch.tensor([0.0, 0.0, 1.0, 1.0], device=device).repeat(count, 1)
+    return constant((0.0, 0.0, 1.0, 1.0), device or torch.device("cpu")).repeat(count, 1)
 
 
 def random_resized_crop(
@@ -189,4 +190,4 @@ def _normalised(
 ) -> Tensor:
     edges = torch.stack([left, top, left + width, top + height], dim=1)
     rows, cols = size
-    return edges / torch.tensor([cols, rows, cols, rows], dtype=torch.float32, device=edges.device)
+    return edges / constant((cols, rows, cols, rows), edges.device)

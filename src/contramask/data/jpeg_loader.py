@@ -1,7 +1,7 @@
 """Batches from a JPEG store: threads decode ahead of the training, into memory that stays."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from contramask.data.jpeg import JpegImages, single_opencv
 from contramask.data.loader import Batch, ImageLoader
+from contramask.data.prefetch import Batches, staged
 from contramask.data.resize import cut_one, pixel_edges
 from contramask.data.views import ViewMaker
 from contramask.draws import image_keys
@@ -159,6 +160,7 @@ class JpegLoader(ImageLoader):
         self.boxes = None if boxes is None else torch.tensor(boxes, device=self.device)
 
     tolerated_wait = 0.02  # threads of their own decode ahead
+    kept = "in the store, decoded while training"
 
     @property
     def advice(self) -> str:
@@ -168,9 +170,8 @@ class JpegLoader(ImageLoader):
             "up to the cores that are free, or set dataset.store to raw where memory can hold it"
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
-        parts = self._parts(epoch, start)
+    def _batches(self, epoch: int, start: int) -> Batches:
+        parts = self.parts(epoch, start)
         if not self._slots:
             self._slots = [_Slot(self._cook.shape, self.device) for _ in range(DEPTH)]
         self._settle()  # an iterator that was left early and still lives
@@ -180,7 +181,8 @@ class JpegLoader(ImageLoader):
                     self._submit(slot, part, epoch)
                 for number, indices in enumerate(parts):
                     slot = self._slots[number % DEPTH]
-                    batch = self._batch(indices, slot.filled(), epoch)
+                    made = staged(slot.filled(), self.device)
+                    batch = self._batch(indices, made, epoch)
                     slot.note_copy()
                     if number + DEPTH < len(parts):
                         self._submit(slot, parts[number + DEPTH], epoch)

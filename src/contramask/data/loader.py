@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contramask.data.prefetch import Batches, prefetched, sent, staged
+from contramask.data.resident import ResidentImages
 from contramask.draws import image_keys
 
 Batch = dict[str, Any]
@@ -57,7 +59,8 @@ def check_share(batch_size: int, processes: int) -> None:
 class ImageLoader:
     """Shuffled batches of views; the last, incomplete batch of an epoch is dropped.
 
-    The next batch is read from the store by one thread while the device works on the current one.
+    The next batch is read from the store by one thread while the device works on the current one;
+    `ResidentImages` are already where they are needed.
     share (i, n): only the i-th of n equal parts of every batch is made, for the i-th of n processes
     (from 0). Raises `ValueError` when there are fewer images than one batch holds, or a batch
     cannot be shared equally.
@@ -99,7 +102,19 @@ class ImageLoader:
                 "views or fewer colour changes (views.colour) cost less, an accelerator makes them "
                 "beside its work"
             )
-        return "reading is too slow: put the store on a local disk, or where memory can hold it"
+        if isinstance(self.images, ResidentImages):
+            return "making views is too slow: use smaller views or fewer changes (views.colour)"
+        return (
+            "reading is too slow: put the store on a local disk, or where memory can hold it; "
+            "launch.resident: yes keeps the images on the device"
+        )
+
+    @property
+    def kept(self) -> str:
+        """Where the images wait to be fetched, for the plan."""
+        if isinstance(self.images, ResidentImages):
+            return f"on the device, {self.images.gigabytes:.1f} GB"
+        return "in the store, read while training"
 
     def rows(self, step: int) -> np.ndarray:
         """Row numbers of the whole batch of a step, counted over all epochs from 0."""
@@ -109,16 +124,26 @@ class ImageLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
-        parts = self._parts(epoch, start)
+        return prefetched(self._batches(epoch, start), self.device)
+
+    def _batches(self, epoch: int, start: int) -> Batches:
+        """The same, each begun when it is asked for."""
+        parts = self.parts(epoch, start)
+        if isinstance(self.images, ResidentImages):
+            yield from (self._batch(indices, self.images, epoch) for indices in parts)
+            return
         with ThreadPoolExecutor(max_workers=1) as reader:
-            waiting: Future[np.ndarray] | None = None
+            waiting: Future[Tensor] | None = None
             for number, indices in enumerate(parts):
-                fetched = (waiting or reader.submit(self.images.__getitems__, indices)).result()
+                fetched = (waiting or reader.submit(self._read, indices)).result()
                 if number + 1 < len(parts):
-                    waiting = reader.submit(self.images.__getitems__, parts[number + 1])
+                    waiting = reader.submit(self._read, parts[number + 1])
                 yield self._batch(indices, fetched, epoch)
 
-    def _parts(self, epoch: int, start: int) -> list[np.ndarray]:
+    def _read(self, indices: np.ndarray) -> Tensor:
+        return staged(self.images.__getitems__(indices), self.device)
+
+    def parts(self, epoch: int, start: int) -> list[np.ndarray]:
         """This process's row numbers of each batch of an epoch from step `start` on."""
         order = epoch_order(len(self.images), self.seed, epoch)
         starts = range(
@@ -127,12 +152,18 @@ class ImageLoader:
         number, count = self.share
         return [np.split(order[s : s + self.batch_size], count)[number] for s in starts]
 
-    def _batch(self, indices: np.ndarray, pixels: np.ndarray, epoch: int) -> Batch:
-        index = torch.from_numpy(indices).to(self.device)
+    def _batch(self, indices: np.ndarray, pixels: Tensor | ResidentImages, epoch: int) -> Batch:
+        """A batch of pixels that are `staged`, or on the device already."""
+        device = self.device
+        index = sent(staged(indices, device), device)
+        label = sent(staged(self.images.labels[indices], device), device)
         key = image_keys(self.seed, epoch, index)
         boxes = None if self.boxes is None else self.boxes[index]
-        images = torch.from_numpy(pixels).to(self.device, non_blocking=True)
-        label = torch.from_numpy(self.images.labels[indices]).to(self.device)
         with torch.no_grad():
-            views = self.views(images, key, boxes)
+            views = self.views(self._on_device(pixels, index), key, boxes)
         return {**views, "index": index, "key": key, "label": label}
+
+    def _on_device(self, pixels: Tensor | ResidentImages, index: Tensor) -> Tensor:
+        if isinstance(pixels, ResidentImages):
+            return pixels.take(index)
+        return sent(pixels, self.device)

@@ -1,13 +1,13 @@
 """Batches by epoch whose views the user's own transforms make, in the background."""
 
 import os
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from contramask.data.augment import draw_keys
-from contramask.data.loader import Batch, ImageLoader, Views
+from contramask.data.loader import ImageLoader, Views
+from contramask.data.prefetch import Batches, staged
 from contramask.data.ring import DEPTH, Recipe, make_ring
 from contramask.draws import image_keys
 
@@ -33,6 +33,7 @@ class RingLoader(ImageLoader):
         self.ring, self.workers = make_ring(recipe, workers), workers
 
     tolerated_wait = 0.02  # the views are made by processes of their own
+    kept = "in the store, read by what makes the views"
 
     @property
     def advice(self) -> str:
@@ -43,16 +44,16 @@ class RingLoader(ImageLoader):
             "cheaper transforms (smaller pictures first, then the costly changes)"
         )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch from step `start` on: views, index, key, label (-1: none)."""
-        parts = self._parts(epoch, start)
+    def _batches(self, epoch: int, start: int) -> Batches:
+        parts = self.parts(epoch, start)
         self.ring.settle()  # an iterator that was left early and still lives
         for number in range(min(DEPTH, len(parts))):
             self._submit(number, parts[number], epoch)
         try:
             for number, indices in enumerate(parts):
                 slot = number % DEPTH
-                batch = self._batch(indices, self.ring.collect(slot), epoch)
+                made = staged(self.ring.collect(slot), self.device)
+                batch = self._batch(indices, made, epoch)
                 if number + DEPTH < len(parts):
                     self._submit(slot, parts[number + DEPTH], epoch)
                 yield batch

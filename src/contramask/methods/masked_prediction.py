@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from contramask.draws import uniform
-from contramask.masking import PatchMask, block_mask, check_mask, num_cells, num_visible
+from contramask.masking import (
+    PatchMask,
+    block_mask,
+    check_mask,
+    num_cells,
+    num_visible,
+    take_tokens,
+)
 from contramask.methods.base import Batch, mask_noise
 from contramask.methods.mim_target import PixelTarget, TokenTarget
 from contramask.models.decoder import DecoderConfig, TokenDecoder
@@ -39,12 +46,16 @@ class MaskRule:
 
 @dataclass(frozen=True)
 class MaskedPass:
-    """tokens (B, 1+V, D), which of the V to pool (B, V), predictions and targets of M patches."""
+    """tokens (B, 1+V, D), which of the V to pool (B, V), predictions and targets of M patches.
+
+    weight (M,) is 1 for patches that are hidden and 0 for others; None: all are.
+    """
 
     tokens: Tensor
     visible: Tensor
     pred: Tensor
     target: Tensor
+    weight: Tensor | None = None
 
 
 class MaskedPrediction(nn.Module):
@@ -95,17 +106,48 @@ class MaskedPrediction(nn.Module):
         """Encode the masked view and predict its hidden patches."""
         view = batch["view"]
         target = self.target.of(view)  # (B, L) or (B, L, P)
-        if self.rule.style == "drop":
-            mask = self.draw_mask(batch)
-            tokens = encoder.forward_tokens(view, mask.ids_keep)  # (B, 1+V, D)
-            pred = self.decoder.predict_hidden(tokens, mask).flatten(0, 1)
-            row = torch.arange(len(view), device=view.device)[:, None]
-            visible = torch.ones_like(mask.ids_keep, dtype=torch.bool)
-            return MaskedPass(tokens, visible, pred, target[row, mask.ids_hide].flatten(0, 1))
+        if self.rule.clean_share is None:
+            return self._forward_even(encoder, view, target, self.draw_mask(batch))
         hidden = self.draw_hidden(batch)
         tokens = self._encode_replaced(encoder, view, hidden)  # (B, 1+L, D)
         states = self.decoder.complete(tokens)[:, 1:]
-        return MaskedPass(tokens, ~hidden, self.decoder.pred(states[hidden]), target[hidden])
+        answers = self.answers if hidden.device.type == "cpu" else self.padded_answers
+        return MaskedPass(tokens, ~hidden, *answers(states, target, hidden))
+
+    def answers(
+        self, states: Tensor, target: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Predictions and targets of the patches `hidden` (B, L), of which there are M in all.
+
+        An accelerator would be waited for, to know M.
+        """
+        return self.decoder.pred(states[hidden]), target[hidden], None
+
+    def padded_answers(
+        self, states: Tensor, target: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The same of as many patches an image as can be hidden at most, and their weights."""
+        cells, block = num_cells(self.grid_size, self.rule.block), self.rule.block
+        most = min(int(self.rule.ratio * cells) + 1, cells) * block**2
+        ids = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        row = torch.arange(len(ids), device=ids.device)[:, None]
+        pred = self.decoder.pred(take_tokens(states, ids).flatten(0, 1))
+        return pred, target[row, ids].flatten(0, 1), hidden.gather(1, ids).flatten()
+
+    def _forward_even(
+        self, encoder: VisionEncoder, view: Tensor, target: Tensor, mask: PatchMask
+    ) -> MaskedPass:
+        """Where all images hide equally many patches: nothing waits for the device."""
+        row = torch.arange(len(view), device=view.device)[:, None]
+        asked = target[row, mask.ids_hide].flatten(0, 1)
+        if self.rule.style == "drop":
+            tokens = encoder.forward_tokens(view, mask.ids_keep)  # (B, 1+V, D)
+            pred = self.decoder.predict_hidden(tokens, mask).flatten(0, 1)
+            visible = torch.ones_like(mask.ids_keep, dtype=torch.bool)
+            return MaskedPass(tokens, visible, pred, asked)
+        tokens = self._encode_replaced(encoder, view, mask.mask)  # (B, 1+L, D)
+        states = take_tokens(self.decoder.complete(tokens)[:, 1:], mask.ids_hide)
+        return MaskedPass(tokens, ~mask.mask, self.decoder.pred(states.flatten(0, 1)), asked)
 
     def predict_all(self, encoder: VisionEncoder, batch: Batch) -> tuple[Tensor, Tensor]:
         """The decoder's outputs for every patch (B, L, out) and what was hidden (B, L)."""

@@ -52,11 +52,14 @@ class PixelTarget(nn.Module):
         patches = patchify(view, self.patch_size)
         return normalise_patches(patches) if self.config.norm_pix_loss else patches
 
-    def score(self, pred: Tensor, target: Tensor) -> Scored:
-        """The loss of predictions (M, P), and its terms."""
-        return pixel_loss(pred, target), {}
+    def score(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Scored:
+        """The loss of predictions (M, P) where `weight` (M,) is not 0, and its terms."""
+        if weight is None:
+            return pixel_loss(pred, target), {}
+        errors = (pred.float() - target.float()).square().mean(dim=-1)
+        return (errors * weight).sum() / weight.sum().clamp_min(1), {}
 
-    def record(self, target: Tensor) -> None:
+    def record(self, target: Tensor, weight: Tensor | None = None) -> None:
         """Nothing is counted of pixels."""
 
     def gauges(self) -> dict[str, Tensor]:
@@ -106,23 +109,30 @@ class TokenTarget(nn.Module):
         """Tokens of all patches, (B, L) int64, of a normalised view."""
         return self.tokenizer.encode((view * self.pixel_std + self.pixel_mean).clamp(0, 1))
 
-    def score(self, pred: Tensor, target: Tensor) -> Scored:
-        """The smoothed loss of logits (M, K) for tokens (M,); terms: token_nll, token_top1."""
+    def score(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Scored:
+        """The smoothed loss of logits (M, K) for tokens (M,); terms: token_nll, token_top1.
+
+        Only tokens count whose `weight` (M,) is not 0.
+        """
         logits = pred.float().log_softmax(dim=-1)
-        count = max(len(target), 1)  # all images of a batch can be complete ones
-        nll = -logits.gather(1, target[:, None]).sum() / count
-        uniform = -logits.mean(dim=-1).sum() / count
+        own, mean = logits.gather(1, target[:, None])[:, 0], logits.mean(dim=-1)
+        right = logits.argmax(dim=-1) == target
+        count: Tensor | int = max(len(target), 1)  # all images of a batch can be complete ones
+        if weight is not None:
+            own, mean, right = own * weight, mean * weight, right & (weight > 0)
+            count = weight.sum().clamp_min(1)
+        nll, uniform, top1 = -own.sum() / count, -mean.sum() / count, right.sum() / count
         self.latest_nll = nll.detach()
-        top1 = (logits.argmax(dim=-1) == target).sum() / count
         terms = {"token_nll": self.latest_nll, "token_top1": top1}
         return (1 - self.smoothing) * nll + self.smoothing * uniform, terms
 
     @torch.no_grad()
-    def record(self, target: Tensor) -> None:
-        """Count the tokens (B, L) of a training batch."""
+    def record(self, target: Tensor, weight: Tensor | None = None) -> None:
+        """Count the tokens (B, L) of a training batch whose `weight`, if given, is not 0."""
         ids = target.flatten()
-        self.recent.index_add_(0, ids, torch.ones_like(ids))
-        self.counts.index_add_(0, ids, torch.ones_like(ids))
+        ones = torch.ones_like(ids) if weight is None else weight.to(ids.dtype)
+        self.recent.index_add_(0, ids, ones)
+        self.counts.index_add_(0, ids, ones)
 
     @torch.no_grad()
     def gauges(self) -> dict[str, Tensor]:

@@ -157,8 +157,8 @@ class SupMIM(Method):
             return StepOutput(*self._class_score(logits, batch["label"]))
         logits, label, masked = self._both(self.mim, batch)
         class_loss, terms = self._class_score(logits, label)
-        self.mim.target.record(masked.target)
-        mim_loss, more = self.mim.target.score(masked.pred, masked.target)
+        self.mim.target.record(masked.target, masked.weight)
+        mim_loss, more = self.mim.target.score(masked.pred, masked.target, masked.weight)
         loss = class_loss + self.config.lambda_mim * mim_loss
         return StepOutput(loss, {**terms, "mim_loss": mim_loss.detach(), **more})
 
@@ -216,7 +216,7 @@ class SupMIM(Method):
         with torch.enable_grad():
             logits, label, masked = self._both(self.mim, self.latest)
             class_loss, _ = self._class_score(logits, label)
-            mim_loss, _ = self.mim.target.score(masked.pred, masked.target)
+            mim_loss, _ = self.mim.target.score(masked.pred, masked.target, masked.weight)
             norms = [self._gradient(loss) for loss in (class_loss, mim_loss)]
         grad_class, grad_mim = norms[0], self.config.lambda_mim * norms[1]
         ratio = grad_mim / grad_class.clamp_min(1e-12)

@@ -10,6 +10,7 @@ from contramask.data.augment import Alignment, check_transforms
 from contramask.data.jpeg import JpegImages
 from contramask.data.jpeg_loader import JpegLoader
 from contramask.data.loader import ImageLoader, check_share
+from contramask.data.resident import placed
 from contramask.data.ring import Recipe
 from contramask.data.ring_loader import RingLoader
 from contramask.data.store import Store
@@ -47,20 +48,21 @@ def make_loader(
     Raises `ValueError` if boxes, transforms or batch size do not fit data, method or processes.
     """
     manifest = store.manifest
-    size, mode = view_size(store, config), config.method.view_mode
-    views = ViewMaker(config.views, mode, size, manifest["mean"], manifest["std"])
+    mean, std, mode = manifest["mean"], manifest["std"], config.method.view_mode
+    views = ViewMaker(config.views, mode, view_size(store, config), mean, std)
     images, device, world = store["train"], machine.device, current_world()
     share = (world.rank, world.size)
     if config.views.transforms is not None:
         log.info("views.transforms make the views: views.crop_scale, flip and colour are not used")
         recipe = _recipe(store, config, config.views.transforms, world.size)
         return RingLoader(recipe, views.ready, seed, device, workers, share), views
-    array = _box_array(boxes, store) if config.views.needs_boxes else None
-    if isinstance(images.images, JpegImages):
-        loader = JpegLoader(images, views, config.batch_size, seed, device, share, workers)
+    array, size = _box_array(boxes, store) if config.views.needs_boxes else None, config.batch_size
+    kept = placed(images, device, machine.resident)
+    if kept is images and isinstance(images.images, JpegImages):
+        loader = JpegLoader(images, views, size, seed, device, share, workers)
         loader.set_boxes(array)
         return loader, views
-    return ImageLoader(images, views, config.batch_size, seed, device, array, share), views
+    return ImageLoader(kept, views, size, seed, device, array, share), views
 
 
 def _recipe(

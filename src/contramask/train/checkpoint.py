@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from contramask.train.failures import is_out_of_memory
+from contramask.failures import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contramask.methods.base import Batch
 from contramask.train.device import Machine
+from contramask.train.plan import one_pass
 from contramask.train.world import World
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,9 @@ def compile_where_it_pays(model: nn.Module, batch: Batch, machine: Machine, tria
     Of several processes all decide alike. Weights and buffers are left as they were; what cannot be
     compiled stays as it was, with a line in the log.
     """
-    if machine.compile == "yes":
+    if machine.compile is True:
         return compile_now(model, batch, machine, trial)
-    if machine.compile == "no" or machine.device.type not in WORTH or not trial.steps:
+    if machine.compile is False or machine.device.type not in WORTH or not trial.steps:
         return False
     plain = _seconds(model, batch, machine, trial.world)
     if plain * trial.steps < WORTH[machine.device.type]:
@@ -68,12 +69,12 @@ def compile_as_before(
 
     Only `machine.compile` = yes or no says otherwise, which rounds differently from here on.
     """
-    wanted = {"auto": compiled, "yes": True, "no": False}[machine.compile]
+    wanted = compiled if machine.compile == "auto" else machine.compile
     if wanted != compiled:
         log.warning(
             "%s: launch.compile=%s changes how this training rounds from here on; it was %s",
             trial.name,
-            machine.compile,
+            "yes" if wanted else "no",
             "compiled" if compiled else "not compiled",
         )
     return wanted and compile_now(model, batch, machine, trial)
@@ -126,9 +127,7 @@ def _passes(model: nn.Module, batch: Batch, machine: Machine, count: int) -> lis
 
 def _one_pass(model: nn.Module, batch: Batch, machine: Machine) -> float:
     started = time.perf_counter()
-    with machine.autocast():
-        loss: Tensor = model(batch).loss
-    loss.backward()  # type: ignore[no-untyped-call]
+    one_pass(model, batch, machine)
     if machine.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started

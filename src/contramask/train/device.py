@@ -16,10 +16,10 @@ from torch import nn
 
 from contramask.models.precision import has_fast_bf16
 from contramask.startup import keep_freed_memory
-from contramask.typed import STRICT
+from contramask.train.attention import asking, attention_order, tell_kernels
+from contramask.typed import STRICT, Choice
 
 Precision = Literal["bf16", "fp32"]
-Compile = Literal["auto", "yes", "no"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -41,7 +41,9 @@ class LaunchConfig:
     restarts: int = Field(default=3, ge=0)  # of all processes, after one of them was lost
     keep_last: int = Field(default=1, ge=1)  # running checkpoints
     milestones: tuple[Count, ...] = ()  # epochs after which a checkpoint stays for good
-    compile: Compile = "auto"  # torch.compile; auto: long pre-trainings in which it proves faster
+    compile: Choice = "auto"  # torch.compile; auto: long pre-trainings in which it proves faster
+    #: yes: a split's pixels are kept on the device; auto: on CUDA, where they take little of it.
+    resident: Choice = "auto"
 
     @model_validator(mode="after")
     def _fits(self) -> "LaunchConfig":
@@ -64,13 +66,23 @@ class Machine:
 
     device: torch.device
     precision: Precision
-    compile: Compile = "auto"  # see `train.compiling`
+    compile: Choice = "auto"  # see `train.compiling`
+    resident: Choice = "auto"  # whether images stay on the device, see `data.resident`
 
     def autocast(self) -> AbstractContextManager[None]:
         """A context in which matrix products run in this precision (weights stay float32)."""
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
+
+    def attention(self) -> AbstractContextManager[None]:
+        """A context for forward and backward in which fused attention is the device's fast one."""
+        return asking(attention_order(self.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
 def pick_machine(config: LaunchConfig) -> Machine:
@@ -87,7 +99,7 @@ def pick_machine(config: LaunchConfig) -> Machine:
         keep_freed_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
-    return Machine(device, precision, compile=config.compile)
+    return Machine(device, precision, config.compile, config.resident)
 
 
 def device_count(config: LaunchConfig) -> int:
@@ -116,6 +128,8 @@ def prepare(module: nn.Module, machine: Machine) -> nn.Module:
     for part in module.modules():
         if isinstance(part, Attention | BeitAttention | WindowAttention):
             part.fused_attn = not explicit  # type: ignore[misc]  # final only for TorchScript
+    if order := attention_order(machine.device):
+        tell_kernels(module, machine.dtype, machine.device, order)
     return module.to(machine.device)
 
 
@@ -126,13 +140,17 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def machine_name() -> str:
-    """Processor or accelerator, cores and torch version: what a measured number must name."""
-    if torch.cuda.is_available():
-        chip = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+def machine_name(device: torch.device, processes: int = 1) -> str:
+    """What computes, cores and torch version: what a measured number must name.
+
+    processes: how many computed together, each on an accelerator of its own where `device` is one.
+    """
+    if device.type == "cuda":
+        chip = f"{processes} x {torch.cuda.get_device_name(device)}"
     else:
         capabilities = torch.cpu.get_capabilities()
         chip = str(capabilities.get("cpu_name") or platform.processor() or platform.machine())
+        chip = f"{chip} ({device.type})" if device.type != "cpu" else chip
     return f"{chip}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from contramask.train.failures import TrainingFailure
+from contramask.failures import StageFailure
 from contramask.train.world import World
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _NAMED = 8  # images told in a message
 
 
-class NonFiniteLoss(TrainingFailure):
+class NonFiniteLoss(StageFailure):
     """Loss or gradient became NaN or infinite; the last good checkpoint is kept."""
 
 

@@ -11,12 +11,12 @@ from pydantic.dataclasses import dataclass
 
 from contramask.boxes.box_set import BoxSet
 from contramask.data.store import Store
+from contramask.failures import StageFailure
 from contramask.models.bundle import EncoderBundle
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput
 from contramask.tracker import JsonLinesTracker, NullTracker, Tracker
 from contramask.train.device import LaunchConfig, pick_machine
-from contramask.train.failures import TrainingFailure
 from contramask.train.pretrain import PretrainResult, pretrain
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.world import joined, restart_count, started_as_main
@@ -88,7 +88,7 @@ def run_job(job: PretrainJob) -> None:
     """
     failed = job.work_folder / "failed.txt"
     if restart_count() and failed.is_file():
-        raise TrainingFailure(failed.read_text(encoding="utf-8").strip())
+        raise StageFailure(failed.read_text(encoding="utf-8").strip())
     if started_as_main():
         failed.unlink(missing_ok=True)
     try:

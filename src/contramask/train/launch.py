@@ -12,11 +12,11 @@ from pathlib import Path
 
 from contramask.boxes.box_set import BoxSet
 from contramask.data.store import Store
+from contramask.failures import StageFailure
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, device_count
-from contramask.train.failures import TrainingFailure
 from contramask.train.job import PretrainJob, read_result, write_job
 from contramask.train.pretrain import PretrainResult, pretrain
 from contramask.train.pretrain_config import PretrainConfig
@@ -72,7 +72,7 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
 
     path: the job's file, which every process reads. After a loss of one, all start again from the
     last checkpoint, `launch.restarts` times. On several machines each calls this. Raises
-    `TrainingFailure` with what the processes said, and torch's `SignalException` when stopped.
+    `StageFailure` with what the processes said, and torch's `SignalException` when stopped.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import api
@@ -101,8 +101,8 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
             )
         except ChildFailedError as error:
             if failed.is_file():
-                raise TrainingFailure(failed.read_text(encoding="utf-8").strip()) from error
-            raise TrainingFailure(_told(error)) from error
+                raise StageFailure(failed.read_text(encoding="utf-8").strip()) from error
+            raise StageFailure(_told(error)) from error
 
 
 @contextmanager
@@ -120,16 +120,15 @@ def _passed_on(path: Path, tracker: Tracker) -> Iterator[None]:
 
 
 def _follow(path: Path, tracker: Tracker, ended: threading.Event) -> None:
-    read, latest, last = 0, 0, False
+    lines, latest, last, sent = _Lines(path), 0, False, set[str]()
     while not last:
         last = ended.wait(1.0)  # the end comes after the last line: read once more
-        text = path.read_bytes()[read:] if path.is_file() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        read += len(whole)
-        for line in whole.splitlines():
+        for line in lines.new():
             values = json.loads(line)
-            if "artifact" in values and Path(values["artifact"]).is_file():
-                tracker.artifact(Path(values["artifact"]))
+            artifact = values.get("artifact")
+            if artifact and artifact not in sent and Path(artifact).is_file():
+                sent.add(artifact)
+                tracker.artifact(Path(artifact))
             if "step" not in values:
                 continue
             step = values.pop("step")
@@ -139,10 +138,31 @@ def _follow(path: Path, tracker: Tracker, ended: threading.Event) -> None:
                 tracker.log(values, step)
 
 
+class _Lines:
+    """Whole lines of a file that another process writes; anew from the first if it is replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.read, self.number = path, 0, 0
+
+    def new(self) -> list[bytes]:
+        """What came since the last call."""
+        if not self.path.is_file():
+            return []
+        with self.path.open("rb") as stream:
+            number = os.fstat(stream.fileno()).st_ino
+            if number != self.number:
+                self.number, self.read = number, 0
+            stream.seek(self.read)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read += len(whole)
+        return whole.splitlines()
+
+
 def _told(error: "Exception") -> str:
     """What became of the process that failed first."""
     rank, first = error.get_first_failure()  # type: ignore[attr-defined]
-    if first.exitcode == -signal.SIGKILL:
+    if first.exitcode == -9:  # SIGKILL, a name that Windows lacks
         how = "was killed, mostly because the machine's memory ran out: use smaller batches"
     elif first.exitcode < 0:
         how = f"was ended by {signal.Signals(-first.exitcode).name}"
@@ -160,8 +180,9 @@ def _usual_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-    usual = {number: signal.getsignal(number) for number in names}
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")  # the latter two are not on Windows
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    usual = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:

@@ -130,7 +130,7 @@ def _backward(model: nn.Module, batch: Batch, machine: Machine, parts: int) -> S
     outputs: list[StepOutput] = []
     for number in range(parts):
         synced = number == parts - 1
-        with nullcontext() if synced else unsynced(model):
+        with nullcontext() if synced else unsynced(model), machine.attention():
             with machine.autocast():
                 output: StepOutput = model(part_of(batch, number, parts))
             (output.loss / parts).backward()  # type: ignore[no-untyped-call]
@@ -181,6 +181,8 @@ class _Run:
             model.load_state_dict(state["model"])
             plan.optimizer.load_state_dict(state["optimizer"])
             log.info("%s: continued from step %d of %d", plan.name, self.step, self.total)
+        if keeper:
+            tracker.rewind(plan.name, self.step)
         self.trained = parallel(model, self.world)
 
     def batches(self, epoch: int) -> Iterator[Batch]:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from contramask.data.loader import ImageLoader
+from contramask.data.resident import ResidentImages
+from contramask.failures import SMALLER
 from contramask.methods.base import Batch, Method
 from contramask.train.device import Machine
-from contramask.train.loop import part_of
+from contramask.train.loop import BatchSource, part_of
 from contramask.train.plan import one_pass
 
 
@@ -43,6 +45,8 @@ def what_fits(method: Method, loader: ImageLoader, machine: Machine, accumulate:
         advice = f"{images} images a pass are too many, {found} fitted in a trial"
     if not found:
         return f"{advice}: choose a smaller encoder or smaller views"
+    if isinstance(loader.images, ResidentImages):
+        advice += f" beside {loader.images.gigabytes:.1f} GB of images (launch.resident)"
     if method.coupling(loader.images.labels) is None:
         count = accumulate * -(-images // found)
         return (
@@ -52,16 +56,32 @@ def what_fits(method: Method, loader: ImageLoader, machine: Machine, accumulate:
     return f"{advice}: set pretrain.batch_size to {found * parts}, or use more devices"
 
 
-def fitting_batch(model: nn.Module, batch: Batch, machine: Machine) -> int:
+def largest_step(model: nn.Module, source: BatchSource, machine: Machine, key: str) -> str:
+    """What to change when a step of a stage did not fit into the memory: its batch size, `key`.
+
+    For trainings whose batches hold two images at least.
+    """
+    images = source.batch_size
+    try:
+        found = fitting_batch(model, next(source.epoch(0)), machine, least=2)
+    except (MemoryError, RuntimeError):  # there is not even room for a batch
+        return f"{images} images a step are too many: set {key} to less"
+    if not found:
+        return f"{images} images a step are too many, and so are 2. {SMALLER}"
+    return f"{images} images a step are too many, {found} fitted in a trial: set {key} to {found}"
+
+
+def fitting_batch(model: nn.Module, batch: Batch, machine: Machine, least: int = 1) -> int:
     """The most images of a batch, of its half, quarter, ..., that pass through in one step; or 0.
 
-    Forward and backward on a copy of the model, which takes about the room of an optimiser.
+    Forward and backward on a copy of the model, which takes about the room of an optimiser. Tensors
+    and lists of a batch have an entry an image; what is tried are multiples of `least`.
     """
-    images = len(batch["key"]) // 2
-    while images:
+    images = max(len(value) for value in batch.values() if isinstance(value, Tensor)) // 2
+    while images := images - images % least:
         if machine.device.type == "cuda":
             torch.cuda.empty_cache()
-        part = {k: v[:images] if isinstance(v, Tensor) else v for k, v in batch.items()}
+        part = {k: v[:images] if isinstance(v, Tensor | list) else v for k, v in batch.items()}
         try:
             one_pass(copy.deepcopy(model).train(), part, machine)
             return images

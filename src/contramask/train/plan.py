@@ -38,9 +38,10 @@ def measure_step(model: nn.Module, batch: Batch, machine: Machine) -> tuple[floa
 
 def one_pass(model: nn.Module, batch: Batch, machine: Machine) -> None:
     """Forward and backward, without an update."""
-    with machine.autocast():
-        loss = model(batch).loss
-    loss.backward()
+    with machine.attention():
+        with machine.autocast():
+            loss = model(batch).loss
+        loss.backward()
 
 
 def count_parameters(module: nn.Module) -> int:

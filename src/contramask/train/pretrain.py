@@ -15,6 +15,7 @@ from pydantic import Field
 from contramask.boxes.box_set import BoxSet
 from contramask.data.loader import ImageLoader
 from contramask.data.store import Store
+from contramask.failures import explained
 from contramask.methods import build_method, encoder_for
 from contramask.methods.base import Method
 from contramask.models.bundle import EncoderBundle, make_bundle
@@ -25,7 +26,6 @@ from contramask.train.batches import make_loader, view_size, with_refresh
 from contramask.train.box_refresh import RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
-from contramask.train.failures import explained
 from contramask.train.loop import TrainPlan, fit, part_of
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.parts import check_parts, what_fits
@@ -62,7 +62,7 @@ def pretrain(
     `work` holds the running checkpoint, from which an interrupted call continues. Raises
     `ValueError` if configuration, tokenizer and data do not fit together, `ResumeRefused` if
     `work` holds another run's checkpoint, `NonFiniteLoss` if training blows up, and other
-    `TrainingFailure` if disk or memory do not suffice.
+    `StageFailure` if disk or memory do not suffice.
     """
     started = time.perf_counter()
     machine, world = pick_machine(launch), current_world()
@@ -93,6 +93,7 @@ def pretrain(
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
     bundle.manifest["pretrain_tflop"] = round(_tflop(planned), 3)
     facts = _facts(config, method, planned, curve, time.perf_counter() - started)
+    facts["machine"] = machine_name(machine.device, world.size)
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
     keeper.done()
@@ -119,7 +120,6 @@ def _facts(
         "plan": planned,
         "config": to_plain(config),
         "ingredients": method.ingredients,
-        "machine": machine_name(),
         **made_with(),
         "seconds": round(_training_seconds(curve, config.batch_size), 1),
         "seconds_total": round(seconds, 1),
@@ -180,6 +180,7 @@ def _plan_facts(
     return {
         "method": method.label,
         "images": len(store["train"]),
+        "images kept": loader.kept,
         "view size": "x".join(str(side) for side in view_size(store, config)),
         "epochs": config.epochs,
         "steps": steps,

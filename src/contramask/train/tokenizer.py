@@ -1,33 +1,31 @@
-"""Training of the image tokenizer: a store of images in, tokens worth predicting out.
-
-L = |x' - x| + (x' - x)^2 + beta |z - sg(c)|^2, means over pixels in [-1, 1] and over code
-dimensions; codes c follow by moving averages. beta weighs what pulls the encoder towards its codes
-(taming-transformers' default weighs the other term, a mistake its own comment admits).
-"""
+"""Training of the image tokenizer: a store of images in, tokens worth predicting out."""
 
 import logging
 import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pandas as pd
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from contramask.data.colour import ColourConfig, alter_colours
 from contramask.data.config import ScaleRange, Share
 from contramask.data.loader import ImageLoader, Views
+from contramask.data.resident import placed
 from contramask.data.store import Store
 from contramask.data.views import ViewConfig, ViewMaker
+from contramask.failures import explained
 from contramask.methods import check_data
-from contramask.methods.base import Batch, StepOutput
+from contramask.methods.base import Batch
 from contramask.models.codebook import CodebookConfig, codebook_size
 from contramask.models.encoder import Size
-from contramask.models.token_health import TokenGates, entropy
+from contramask.models.token_health import TokenGates
 from contramask.models.tokenizer import TokenizerNetConfig, VQTokenizer
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput, made_with
@@ -36,10 +34,12 @@ from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
+from contramask.train.parts import largest_step
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.schedule import warmup_cosine
 from contramask.train.token_audit import audit, code_table, health_rows, judge
+from contramask.train.tokenizer_step import TokenizerTraining
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
@@ -87,40 +87,6 @@ class TokenizerResult:
     output: StageOutput
 
 
-class TokenizerTraining(nn.Module):
-    """The tokenizer as the training loop calls it. Batches need `view` (B, C, H, W) in [0, 1]."""
-
-    def __init__(self, tokenizer: VQTokenizer, commitment_weight: float) -> None:
-        super().__init__()
-        self.tokenizer, self.commitment_weight = tokenizer, commitment_weight
-
-    def forward(self, batch: Batch) -> StepOutput:
-        """One step's loss; terms: recon_loss, commitment."""
-        images = batch["view"]
-        pixels = self.tokenizer.scaled(images)
-        vectors = self.tokenizer.features(pixels)  # (B, L, d)
-        quantised = self.tokenizer.codebook(vectors)
-        seen = self.tokenizer.pixels(quantised.vectors, self.tokenizer.grid_of(images)).float()
-        recon = F.l1_loss(seen, pixels) + F.mse_loss(seen, pixels)
-        loss = recon + self.commitment_weight * quantised.commitment
-        self.latest = (vectors.detach().flatten(0, 1), quantised.ids.flatten())
-        terms = {"recon_loss": recon.detach(), "commitment": quantised.commitment.detach()}
-        return StepOutput(loss, terms)
-
-    def after_step(self, progress: float) -> None:
-        """Move the codes, and restart those that are not used."""
-        self.tokenizer.codebook.update(*self.latest, progress)
-
-    def gauges(self) -> dict[str, Tensor]:
-        """perplexity of the latest batch, and of the moving average over steps."""
-        counted = torch.bincount(self.latest[1], minlength=self.tokenizer.vocab_size)
-        average = self.tokenizer.codebook.counts
-        return {
-            "perplexity_batch": entropy(counted).exp(),
-            "perplexity": entropy(average).exp(),
-        }
-
-
 def train_tokenizer(
     store: Store,
     config: TokenizerConfig,
@@ -134,7 +100,8 @@ def train_tokenizer(
 
     A tokenizer that fails its gates is returned with `accepted` False and logged as a warning.
     Other methods get a skipped result. `work` holds the running checkpoint. Raises `ValueError` if
-    configuration and data do not fit together, `ResumeRefused`, `NonFiniteLoss`.
+    configuration and data do not fit together, `ResumeRefused`, and `StageFailure` if the training
+    blows up or disk or memory do not suffice.
     """
     if not getattr(pretrain.method, "needs_tokenizer", False):
         return _skipped(pretrain.method.name)
@@ -143,14 +110,19 @@ def train_tokenizer(
     machine = pick_machine(launch)
     size = _image_size(store, pretrain)
     training, loader = _prepared(store, config, pretrain, run.seed, machine)
-    planned = _plan_facts(store, size, config, training, loader, machine)
-    print_plan(f"tokenizer for {run.experiment}", planned)
     origin = {"data": store.manifest["name"], "data_hash": store.data_hash}
     origin |= {"image_size": list(size), "seed": run.seed}
     fingerprint = _fingerprint(config, pretrain.encoder.patch_size, origin)
     keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
-    plan = _train_plan(config, training, loader, machine, run.seed)
-    curve = fit(training, loader, plan, tracker, keeper)
+
+    def trained() -> tuple[dict[str, Any], pd.DataFrame]:
+        planned = _plan_facts(store, size, config, training, loader, machine)
+        print_plan(f"tokenizer for {run.experiment}", planned)
+        plan = _train_plan(config, training, loader, machine, run.seed)
+        return planned, fit(training, loader, plan, tracker, keeper)
+
+    advice = partial(largest_step, training, loader, machine, "tokenizer.batch_size")
+    planned, curve = explained(trained, work, advice)
     tokenizer = training.tokenizer.requires_grad_(False).eval()
     found = audit(tokenizer, store, size, machine.device)
     bundle = judge(tokenizer.cpu(), found, config.gates, config.on_alarm, origin)
@@ -158,7 +130,7 @@ def train_tokenizer(
         "stage": "tokenizer",
         "plan": planned,
         "config": to_plain(config),
-        "machine": machine_name(),
+        "machine": machine_name(machine.device),
         **made_with(),
         "seconds": round(time.perf_counter() - started, 1),
         "tokenizer_id": bundle.tokenizer_id,
@@ -199,7 +171,8 @@ def _prepared(
     training = TokenizerTraining(tokenizer, config.commitment_weight)
     prepare(training.to(memory_format=torch.channels_last), machine)
     views = _views(config, _image_size(store, pretrain), store.manifest["channels"])
-    loader = ImageLoader(split, views, config.batch_size, seed, machine.device)
+    images = placed(split, machine.device, machine.resident)
+    loader = ImageLoader(images, views, config.batch_size, seed, machine.device)
     tokenizer.codebook.start(_first_vectors(tokenizer, loader), seed)
     return training, loader
 
@@ -263,6 +236,7 @@ def _plan_facts(
     patch = tokenizer.patch_size
     return {
         "images": len(store["train"]),
+        "images kept": loader.kept,
         "tokens an image": f"{size[0] // patch}x{size[1] // patch}",
         "pixels a token reads": f"{tokenizer.stride}x{tokenizer.stride}",
         "codes": tokenizer.vocab_size,

@@ -7,6 +7,7 @@ touched says little about them. Trained on stored patch tokens, without augmenta
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from contramask.data.loader import Batch, epoch_order
+from contramask.data.prefetch import sent, staged
+from contramask.failures import within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.family import Encoder
 from contramask.tracker import Tracker
 from contramask.train.device import Machine
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw
+from contramask.train.parts import largest_step
 from contramask.train.schedule import warmup_cosine
 from contramask.transfer.classifiers import top1
 from contramask.transfer.dense import spread
@@ -178,9 +182,10 @@ class TokenLoader:
 
     def batch(self, places: np.ndarray) -> Batch:
         """The images at these places among those whose tokens are kept."""
-        tokens = torch.from_numpy(self.features.tokens[places]).to(self.machine.device).float()
-        label = self.features.labels[self.features.token_rows[places]]
-        return {"tokens": tokens, "label": label.to(self.machine.device)}
+        device, labels = self.machine.device, self.features.labels.numpy()
+        tokens = sent(staged(self.features.tokens[places], device), device).float()
+        label = staged(labels[self.features.token_rows[places]], device)
+        return {"tokens": tokens, "label": sent(label, device)}
 
 
 @plain_dataclass(frozen=True)
@@ -254,7 +259,8 @@ def _fit(
         seed=seed,
         log_every=max(loader.steps_per_epoch, 1),
     )
-    fit(model, loader, plan, tracker)
+    advice = partial(largest_step, model, loader, machine, "probe.attentive.batch_size")
+    within_memory(lambda: fit(model, loader, plan, tracker), advice)
 
 
 @torch.no_grad()

@@ -46,9 +46,15 @@ class TuneConfig:
 
 
 class TargetLoader:
-    """An `ImageLoader` whose batches also carry what a dense task is to learn."""
+    """An `ImageLoader` whose batches also carry what a dense task is to learn.
 
-    def __init__(self, loader: ImageLoader, add_targets: Callable[[Batch], Batch]) -> None:
+    add_targets is given the batch's row numbers beside it: asked of the device, they would be
+    waited for.
+    """
+
+    def __init__(
+        self, loader: ImageLoader, add_targets: Callable[[Batch, np.ndarray], Batch]
+    ) -> None:
         self.loader, self.add_targets = loader, add_targets
         self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
@@ -67,8 +73,9 @@ class TargetLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on, on the device."""
-        for batch in self.loader.epoch(epoch, start):
-            yield self.add_targets(batch)
+        parts = self.loader.parts(epoch, start)
+        for batch, rows in zip(self.loader.epoch(epoch, start), parts, strict=True):
+            yield self.add_targets(batch, rows)
 
 
 def some(split: StoreSplit, limit: int | None) -> Subset:

@@ -4,8 +4,10 @@ import logging
 import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
@@ -13,7 +15,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Subset
+from contramask.data.prefetch import sent, staged
+from contramask.data.resident import placed
 from contramask.data.store import Store
+from contramask.failures import ANEW, SMALLER, explained, within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.family import for_tuning, set_drop_path
@@ -23,6 +28,7 @@ from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.optim import layer_decay_groups
+from contramask.train.parts import largest_step
 from contramask.transfer.dense import (
     TargetLoader,
     TuneConfig,
@@ -128,7 +134,11 @@ def run_detection(
     task = _Task(store, config, pick_machine(launch), tracker, train, val)
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     stored = (store["val"].height, store["val"].width)
-    parts = [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
+
+    def measured() -> list[StageOutput]:
+        return [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
+
+    parts = explained(measured, store.folder, lambda: SMALLER, ANEW)
     seconds = round(time.perf_counter() - started, 1)
     return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 
@@ -154,7 +164,7 @@ def _facts(task: _Task) -> dict[str, Any]:
         "val_images": len(task.val),
         "encoder_input": size,
         "classes": task.classes,
-        "machine": machine_name(),
+        "machine": machine_name(task.machine.device),
         **made_with(),
     }
 
@@ -198,8 +208,11 @@ def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame
     source = _source(task, bundle, seed)
     heads: list[torch.nn.Module] = [net.pyramid, net.rpn, net.roi_heads]
     groups = layer_decay_groups(encoder, heads, config.weight_decay, config.layer_decay)
-    name = f"detect/{bundle.manifest['method']}"
-    curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
+    names = {"name": f"detect/{bundle.manifest['method']}", "seed": seed}
+    curve = within_memory(
+        partial(tune, model, source, groups, config, machine, **names, tracker=task.tracker),
+        partial(largest_step, model, source, machine, "detection.tune.batch_size"),
+    )
     return net.eval(), curve
 
 
@@ -212,8 +225,8 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
         return {"images": normalise(pixels, inputs)}
 
-    def add_objects(batch: Batch) -> Batch:
-        chosen = [_to(targets[i], task.machine) for i in batch["index"].tolist()]
+    def add_objects(batch: Batch, rows: np.ndarray) -> Batch:
+        chosen = [_to(targets[row], task.machine) for row in rows]
         if jitter.is_idle:
             return {**batch, "targets": chosen}
         placement = draw_placement(batch["key"], jitter)
@@ -223,13 +236,14 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
         return {**batch, "images": images, "targets": moved}
 
     size = min(task.config.tune.batch_size, len(task.train))
-    return TargetLoader(
-        ImageLoader(task.train, views, size, seed, task.machine.device), add_objects
-    )
+    device = task.machine.device
+    images = placed(task.train, device, task.machine.resident)
+    return TargetLoader(ImageLoader(images, views, size, seed, device), add_objects)
 
 
 def _to(target: dict[str, Tensor], machine: Machine) -> dict[str, Tensor]:
-    return {name: value.to(machine.device) for name, value in target.items()}
+    device = machine.device
+    return {name: sent(staged(value.numpy(), device), device) for name, value in target.items()}
 
 
 @torch.no_grad()

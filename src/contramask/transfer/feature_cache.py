@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from contramask.data.loader import Subset
+from contramask.failures import StageFailure
 from contramask.models.bundle import EncoderBundle
 from contramask.train.device import Machine
 from contramask.transfer.features import feature_batches, readout_names, side_by_side
@@ -182,6 +184,7 @@ def _write(
     folder: Path, bundle: EncoderBundle, source: Source, wanted: Wanted, machine: Machine
 ) -> None:
     shapes = _shapes(bundle, source, wanted)
+    _check_room(folder, shapes)
     files = {
         name: np.lib.format.open_memmap(
             folder / f"{name}.npy", mode="w+", dtype=_dtype(name), shape=shape
@@ -198,6 +201,20 @@ def _write(
             files["tokens"][first:last] = _halved(found["tokens"][chosen[first:last] - rows[0]])
     for file in files.values():
         file.flush()
+
+
+def _check_room(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    # A memory-mapped file on a full disk ends the process without a word.
+    needed = sum(
+        math.prod(shape) * np.dtype(_dtype(name)).itemsize for name, shape in shapes.items()
+    )
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StageFailure(
+            f"the disk is full: an encoder's features need {needed / 1e9:.1f} GB in {folder} and "
+            f"{free / 1e9:.1f} GB are free. Free some space, or let the probe keep less "
+            "(probe.attentive.token_megabytes, fewer probe.blocks, probe.cache_megabytes)"
+        )
 
 
 def _halved(tokens: Tensor) -> np.ndarray:

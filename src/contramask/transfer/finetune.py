@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from contramask.data.loader import ImageLoader, Subset
+from contramask.data.resident import placed
 from contramask.data.split import balanced_choice
 from contramask.data.store import Store, StoreSplit
 from contramask.data.views import ViewConfig, ViewMaker
+from contramask.failures import ANEW, SMALLER, explained, within_memory
 from contramask.methods.base import Batch
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.family import for_tuning, set_drop_path
@@ -29,6 +32,7 @@ from contramask.tracker import NullTracker, Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, layer_decay_groups
+from contramask.train.parts import largest_step
 from contramask.train.plan import measure_step
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.transfer.classifier_training import Classifier, MixedTraining
@@ -98,23 +102,29 @@ def run_finetune(
     started = time.perf_counter()
     val = labelled(store["val"])
     task = _Task(store, config, pick_machine(launch), val, torch.from_numpy(val.labels))
-    bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
+    measured = partial(_measure_all, task, bundle, tracker)
+    parts = explained(measured, store.folder, lambda: SMALLER, ANEW)
+    facts = {
+        "stage": "finetune",
+        "config": to_plain(config),
+        "classes": store.manifest["classes"],
+        "machine": machine_name(task.machine.device),
+        "seconds": round(time.perf_counter() - started, 1),
+        **made_with(),
+    }
+    return joined(parts, facts).measured_on(store.manifest["name"])
+
+
+def _measure_all(task: _Task, bundle: EncoderBundle, tracker: Tracker) -> list[StageOutput]:
+    bundles = [bundle, random_init_bundle(bundle)] if task.config.anchor else [bundle]
     parts = [
         _measure(task, one, part, tracker if one is bundle else NullTracker())
         for part in task.parts
         for one in bundles
     ]
-    if config.compute_matched and (matched := _matched(task, bundle)):
+    if task.config.compute_matched and (matched := _matched(task, bundle)):
         parts.append(_measure(task, random_init_bundle(bundle), matched, NullTracker()))
-    facts = {
-        "stage": "finetune",
-        "config": to_plain(config),
-        "classes": store.manifest["classes"],
-        "machine": machine_name(),
-        "seconds": round(time.perf_counter() - started, 1),
-        **made_with(),
-    }
-    return joined(parts, facts).measured_on(store.manifest["name"])
+    return parts
 
 
 def _matched(task: _Task, bundle: EncoderBundle) -> _Part | None:
@@ -216,7 +226,8 @@ def _train(
         seed=bundle.manifest["seed"],
         log_every=config.log_every,
     )
-    return training, fit(training, loader, plan, tracker)
+    advice = partial(largest_step, training, loader, task.machine, "finetune.batch_size")
+    return training, within_memory(lambda: fit(training, loader, plan, tracker), advice)
 
 
 def _loader(
@@ -240,7 +251,7 @@ def _loader(
         pixels = views.crop(images, key)
         return {"view": erase(views.normalise(alter(pixels, key) if alter else pixels))}
 
-    images = _train_images(store["train"], limit)
+    images = placed(_train_images(store["train"], limit), machine.device, machine.resident)
     size = config.batch_size
     if limit is not None and len(images) < size:  # few labels: as large a batch as they fill
         size = len(images) // 2 * 2

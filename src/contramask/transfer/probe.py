@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from contramask.data.loader import Subset
 from contramask.data.store import Store
+from contramask.failures import ANEW, SMALLER, explained
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import NullTracker, Tracker
@@ -121,9 +123,8 @@ def run_probe(
     with tempfile.TemporaryDirectory() as scratch:
         cache = FeatureCache(work or Path(scratch), config.cache_megabytes)
         stage = _Stage(store, config, pick_machine(launch), cache)
-        found = [_probe_one(bundle, stage, tracker)]
-        if config.anchor:
-            found.append(_probe_one(random_init_bundle(bundle), stage, NullTracker()))
+        probed = partial(_probe_all, bundle, stage, tracker)
+        found = explained(probed, cache.folder, lambda: SMALLER, ANEW)
     for row in found[0].rows:
         names = (row["readout"], row["protocol"], row["metric"])
         tracker.log({"probe/" + "/".join(names): row["value"]}, 0)
@@ -132,7 +133,7 @@ def run_probe(
         "config": to_plain(config),
         "classes": store.manifest["classes"],
         "chosen": {one.manifest["method"]: one.chosen for one in found},
-        "machine": machine_name(),
+        "machine": machine_name(stage.machine.device),
         "seconds": round(time.perf_counter() - started, 1),
         **made_with(),
     }
@@ -141,6 +142,13 @@ def run_probe(
     tables = {name: table for one in found for name, table in one.tables.items()}
     output = StageOutput(pd.DataFrame(rows), tables, arrays, facts)
     return output.measured_on(store.manifest["name"])
+
+
+def _probe_all(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> list[_Found]:
+    found = [_probe_one(bundle, stage, tracker)]
+    if stage.config.anchor:
+        found.append(_probe_one(random_init_bundle(bundle), stage, NullTracker()))
+    return found
 
 
 def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,18 @@ import torch
 from torch import Tensor
 
 from contramask.data.loader import Batch, ImageLoader, Images, Subset, Views
+from contramask.data.prefetch import sent, staged
 from contramask.data.record import Split
+from contramask.data.resident import placed
 from contramask.data.store import Store
+from contramask.failures import ANEW, SMALLER, explained, within_memory
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.upernet import UPerNet, resize_like
 from contramask.progress import track
 from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
+from contramask.train.parts import largest_step
 from contramask.transfer.dense import (
     TargetLoader,
     TuneConfig,
@@ -93,16 +98,19 @@ def run_segmentation(
         log.warning("segmentation is skipped: %s", reason)
         return StageOutput.skipped("segmentation", reason)
     started = time.perf_counter()
-    val_split = store["val"]
-    train, val = some(store["train"], config.train_limit), some(val_split, config.val_limit)
+    train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
     task = _Task(store, config, pick_machine(launch), tracker, train, val)
-    bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
-    parts = []
-    for one in bundles:
-        large = enlarged(one, (val_split.height, val_split.width), config.upscale)
-        parts += [_pictures(task, large), *(_measure(task, large, head) for head in config.heads)]
+    parts = explained(partial(_parts, task, bundle), store.folder, lambda: SMALLER, ANEW)
     seconds = round(time.perf_counter() - started, 1)
     return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
+
+
+def _parts(task: _Task, bundle: EncoderBundle) -> list[StageOutput]:
+    config, split, parts = task.config, task.store["val"], list[StageOutput]()
+    for one in [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]:
+        large = enlarged(one, (split.height, split.width), config.upscale)
+        parts += [_pictures(task, large), *(_measure(task, large, head) for head in config.heads)]
+    return parts
 
 
 def _unsuited(store: Store) -> str:
@@ -127,7 +135,7 @@ def _facts(task: _Task) -> dict[str, Any]:
         "encoder_input": size,
         "classes": task.store.manifest["semantic_classes"],
         "inference": f"{_inference(config)}, scored at the store's resolution, one scale",
-        "machine": machine_name(),
+        "machine": machine_name(task.machine.device),
         **made_with(),
     }
 
@@ -163,11 +171,7 @@ def _train_linear(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd.
     torch.manual_seed(seed)
     model = LinearSegmenter(bundle.encoder.embed_dim, task.num_classes).to(task.machine.device)
     source = _source(task, config, seed, *_feature_images(task, encode))
-    name = f"segment/linear/{bundle.manifest['method']}"
-    groups = model.groups(config)
-    curve = tune(
-        model, source, groups, config, task.machine, name=name, seed=seed, tracker=task.tracker
-    )
+    curve = _tuned(task, bundle, model, source, "linear")
     model.eval()
     return (lambda pixels: model.head(encode(pixels))), "last map, normed", curve
 
@@ -200,9 +204,7 @@ def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd
         return {"images": normalise(pixels, inputs)}
 
     source = _source(task, config, seed, task.train, views)
-    method, groups = bundle.manifest["method"], model.groups(config)
-    name = f"segment/upernet/{method}"
-    curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
+    curve = _tuned(task, bundle, model, source, "upernet")
     model.eval()
 
     def predict(pixels: Tensor) -> Tensor:
@@ -215,16 +217,34 @@ def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd
     return predict, "blocks " + ",".join(map(str, net.taps)), curve
 
 
+def _tuned(
+    task: _Task,
+    bundle: EncoderBundle,
+    model: LinearSegmenter | UPerNetSegmenter,
+    source: TargetLoader,
+    head: Head,
+) -> pd.DataFrame:
+    """The curve of a head's training."""
+    config = task.config.linear if head == "linear" else task.config.upernet
+    groups, machine, manifest = model.groups(config), task.machine, bundle.manifest
+    names = {"name": f"segment/{head}/{manifest['method']}", "seed": manifest["seed"]}
+    return within_memory(
+        partial(tune, model, source, groups, config, machine, **names, tracker=task.tracker),
+        partial(largest_step, model, source, machine, f"segmentation.{head}.batch_size"),
+    )
+
+
 def _source(
     task: _Task, config: TuneConfig, seed: int, images: Images, views: Views
 ) -> TargetLoader:
     """Batches of `views` with their pixel classes, in an order fixed by the seed."""
     size = min(config.batch_size, len(images))
-    loader = ImageLoader(images, views, size, seed, task.machine.device)
+    device, resident = task.machine.device, task.machine.resident
+    loader = ImageLoader(placed(images, device, resident), views, size, seed, device)
     jitter, window = task.config.jitter, task.config.crop
 
-    def add_classes(batch: Batch) -> Batch:
-        semantic = _semantic(task, "train", task.train.rows[batch["index"].cpu().numpy()])
+    def add_classes(batch: Batch, rows: np.ndarray) -> Batch:
+        semantic = _semantic(task, "train", task.train.rows[rows])
         if "images" not in batch or (jitter.is_idle and window is None):
             return {**batch, "semantic": semantic}
         images = batch["images"]
@@ -244,7 +264,8 @@ def _semantic(task: _Task, split: Split, rows: np.ndarray) -> Tensor:
     classes = task.store[split].semantic
     if classes is None:
         raise ValueError(f"the store's {split} split has no pixel classes")
-    return torch.from_numpy(np.array(classes[rows])).to(task.machine.device)
+    device = task.machine.device
+    return sent(staged(np.array(classes[rows]), device), device)
 
 
 @torch.no_grad()

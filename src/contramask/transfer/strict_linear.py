@@ -5,6 +5,7 @@ on stored features costs seconds.
 """
 
 from dataclasses import dataclass as plain_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +17,16 @@ from torch.nn import functional as F
 
 from contramask.data.config import ScaleRange
 from contramask.data.loader import Batch, ImageLoader, Images
+from contramask.data.resident import placed
 from contramask.data.views import ViewConfig, ViewMaker
+from contramask.failures import within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.bundle import EncoderBundle
 from contramask.models.family import Encoder
 from contramask.tracker import Tracker
 from contramask.train.device import Machine, prepare
 from contramask.train.loop import BatchSource, TrainPlan, fit
+from contramask.train.parts import largest_step
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.typed import STRICT
 
@@ -148,7 +152,8 @@ def strict_linear(
         seed=manifest["seed"],
         log_every=max(loader.steps_per_epoch, 1),
     )
-    fit(model, loader, plan, tracker)
+    advice = partial(largest_step, model, loader, machine, "probe.strict_linear.batch_size")
+    within_memory(lambda: fit(model, loader, plan, tracker), advice)
     return StrictLinear(heads.cpu())
 
 
@@ -160,4 +165,5 @@ def _loader(
     crop = ViewConfig(crop_scale=config.crop_scale, flip=config.flip)
     views = ViewMaker(crop, "single", (rows, cols), manifest["mean"], manifest["std"])
     batch_size = min(config.batch_size, len(images))
+    images = placed(images, machine.device, machine.resident)
     return ImageLoader(images, views, batch_size, manifest["seed"], machine.device)

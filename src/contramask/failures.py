@@ -1,4 +1,4 @@
-"""What can go wrong around a training, as sentences that say what happened and what to change."""
+"""What the machine refuses a stage, as sentences that say what happened and what to change."""
 
 import errno
 import gc
@@ -12,9 +12,15 @@ import torch
 T = TypeVar("T")
 
 
-class TrainingFailure(ValueError):
-    """The training cannot go on; the text says what happened and what to change."""
+class StageFailure(ValueError):
+    """A stage cannot go on; the text says what happened and what to change."""
 
+
+#: What is left of a stage that was stopped: of one with a running checkpoint, and of one without.
+CHECKPOINT = "the last checkpoint is kept, and the run continues from it"
+ANEW = "this stage begins anew, and what was made before it is kept"
+#: What to do about memory where no setting of ours is to blame.
+SMALLER = "Use a smaller encoder or smaller images, or a machine with more memory"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -24,23 +30,31 @@ _NO_MEMORY = (
 )
 
 
-def explained(action: Callable[[], T], work: Path, fitting: Callable[[], str]) -> T:
-    """What `action` returns; what the machine refuses it becomes `TrainingFailure`.
+def explained(
+    action: Callable[[], T], work: Path, fitting: Callable[[], str], kept: str = CHECKPOINT
+) -> T:
+    """What `action` returns; what the machine refuses it becomes `StageFailure`.
 
     work: the folder written to. fitting: what to do about memory, asked for only when it ran out.
+    kept: what is left to start again from.
     """
     try:
-        return action()
+        return within_memory(action, fitting)
     except OSError as error:
         if error.errno not in (*_FULL, *_FORBIDDEN):
             raise
-        raise TrainingFailure(_told(error, work)) from error
+        raise StageFailure(_told(error, work, kept)) from error
     except BrokenProcessPool as error:
-        raise TrainingFailure(
+        raise StageFailure(
             "a process that read images was killed, mostly for lack of memory: use fewer workers "
-            "or smaller batches, or give the machine more memory, and start again; the run "
-            "continues from its last checkpoint"
+            f"or smaller batches, or give the machine more memory, and start again; {kept}"
         ) from error
+
+
+def within_memory(action: Callable[[], T], fitting: Callable[[], str]) -> T:
+    """What `action` returns; a lack of memory becomes `StageFailure` that ends with `fitting()`."""
+    try:
+        return action()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -48,7 +62,7 @@ def explained(action: Callable[[], T], work: Path, fitting: Callable[[], str]) -
         exhausted = f"{type(error).__name__}: {said[0][:160]}"
     # Behind the handler, whose traceback holds the tensors of the step that failed.
     gc.collect()
-    raise TrainingFailure(f"the memory ran out ({exhausted}). {fitting()}")
+    raise StageFailure(f"the memory ran out ({exhausted}). {fitting()}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -58,14 +72,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
 
 
-def _told(error: OSError, work: Path) -> str:
+def _told(error: OSError, work: Path, kept: str) -> str:
     where = error.filename or work
     if error.errno in _FULL:
         return (
             f"the disk is full: {where} could not be written. Free some space, or let the run's "
-            "folders lie elsewhere, and start again; the last checkpoint is kept"
+            f"folders lie elsewhere, and start again; {kept}"
         )
     return (
-        f"{where} may not be written ({error.strerror}). Give this user the right to write "
-        "there, or choose another folder, and start again; the last checkpoint is kept"
+        f"{where} may not be used ({error.strerror}). Give this user the right to read and write "
+        f"there, or choose another folder, and start again; {kept}"
     )
