@@ -17,6 +17,9 @@ LICENCE_NOTE = (
     "Weights belong to whoever trained them; check the licence of the images they were trained on."
 )
 
+#: Method of the encoder that never saw an image, beside which all others are measured.
+ANCHOR = "random_init"
+
 
 @dataclass(frozen=True)
 class EncoderBundle:
@@ -100,8 +103,8 @@ def random_init_bundle(bundle: EncoderBundle) -> EncoderBundle:
         torch.manual_seed(seed)
         encoder = rebuild(arch)
     changed = {
-        "experiment": f"random_init-s{seed}",
-        "method": "random_init",
+        "experiment": f"{ANCHOR}-s{seed}",
+        "method": ANCHOR,
         "branch": "none",
         "config_hash": "none",
     }

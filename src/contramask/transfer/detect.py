@@ -38,6 +38,7 @@ from contramask.transfer.dense import (
 from contramask.transfer.features import Normalised
 from contramask.transfer.instances import objects_of, pictured_boxes, results_of
 from contramask.transfer.jitter import JitterConfig, draw_placement, place_images, place_objects
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.metrics import coco_scores, coco_truth
 from contramask.transfer.mistakes import crops, detection_mistakes
 from contramask.typed import STRICT, to_plain
@@ -170,7 +171,8 @@ def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
     if task.config.detector.cascade:
         protocol = f"cascade_{protocol}"
     log.info("detection, %s: %s", method, rounded(scores))
-    task.tracker.log({f"detect/{method}/{k}": v for k, v in scores.items()}, len(curve))
+    name, step = metric_prefix(bundle.manifest, "detection"), int(curve["step"].iloc[-1])
+    task.tracker.log({f"{name}/{k}": v for k, v in scores.items()}, step)
     rows = [result_row(manifest, "val", protocol, "last map", k, v) for k, v in scores.items()]
     shown = spread(len(task.val), task.config.pictures)
     tables = {
@@ -198,7 +200,7 @@ def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame
     source = _source(task, bundle, seed)
     heads: list[torch.nn.Module] = [net.pyramid, net.rpn, net.roi_heads]
     groups = layer_decay_groups(encoder, heads, config.weight_decay, config.layer_decay)
-    name = f"detect/{bundle.manifest['method']}"
+    name = metric_prefix(bundle.manifest, "detection")
     curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
     return net.eval(), curve
 

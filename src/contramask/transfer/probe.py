@@ -19,7 +19,7 @@ from contramask.data.loader import Subset
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.results import StageOutput, made_with, result_row
-from contramask.tracker import NullTracker, Tracker
+from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine
 from contramask.transfer.attentive import AttentiveConfig, attentive_probe, token_rows
 from contramask.transfer.classifiers import top1
@@ -35,6 +35,7 @@ from contramask.transfer.features import (
     side_by_side,
     unlabelled,
 )
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.pictured import (
     PicturesConfig,
     looks,
@@ -98,6 +99,12 @@ class _Found:
         row = result_row(self.manifest, split, protocol, readout, metric, value)
         self.rows.append(row)
 
+    def metrics(self) -> dict[str, float]:
+        """All numbers by the name under which they are tracked."""
+        prefix = metric_prefix(self.manifest, "probe")
+        names = ("readout", "protocol", "metric")
+        return {"/".join([prefix, *(row[n] for n in names)]): row["value"] for row in self.rows}
+
 
 def run_probe(
     bundle: EncoderBundle,
@@ -123,10 +130,9 @@ def run_probe(
         stage = _Stage(store, config, pick_machine(launch), cache)
         found = [_probe_one(bundle, stage, tracker)]
         if config.anchor:
-            found.append(_probe_one(random_init_bundle(bundle), stage, NullTracker()))
-    for row in found[0].rows:
-        names = (row["readout"], row["protocol"], row["metric"])
-        tracker.log({"probe/" + "/".join(names): row["value"]}, 0)
+            found.append(_probe_one(random_init_bundle(bundle), stage, tracker))
+    for one in found:
+        tracker.log(one.metrics(), 0)
     facts = {
         "stage": "probe",
         "config": to_plain(config),
@@ -240,7 +246,7 @@ def _measure_attentive(
             pooling,
             config,
             stage.machine,
-            name=f"attentive/{manifest['method']}",
+            name=metric_prefix(manifest, "probe", "attentive", pooling),
             seed=manifest["seed"],
             tracker=tracker,
         )

@@ -41,6 +41,7 @@ from contramask.transfer.jitter import (
     place_classes,
     place_images,
 )
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.metrics import confusion_matrix, per_class_table, segmentation_scores
 from contramask.transfer.segment_config import Head, SegmentationConfig
 from contramask.transfer.segmenters import (
@@ -147,7 +148,8 @@ def _measure(task: _Task, bundle: EncoderBundle, head: Head) -> StageOutput:
     confusion, pictured = _evaluate(task, predict, f"evaluate {head} {method}")
     scores = segmentation_scores(confusion)
     log.info("segmentation, %s, %s: %s", method, head, rounded(scores))
-    task.tracker.log({f"segment/{head}/{method}/{k}": v for k, v in scores.items()}, len(curve))
+    name, step = metric_prefix(bundle.manifest, "segmentation", head), int(curve["step"].iloc[-1])
+    task.tracker.log({f"{name}/{k}": v for k, v in scores.items()}, step)
     rows = [result_row(manifest, "val", head, readout, k, v) for k, v in scores.items()]
     names = task.store.manifest["semantic_classes"]
     tables = {
@@ -163,7 +165,7 @@ def _train_linear(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd.
     torch.manual_seed(seed)
     model = LinearSegmenter(bundle.encoder.embed_dim, task.num_classes).to(task.machine.device)
     source = _source(task, config, seed, *_feature_images(task, encode))
-    name = f"segment/linear/{bundle.manifest['method']}"
+    name = metric_prefix(bundle.manifest, "segmentation", "linear")
     groups = model.groups(config)
     curve = tune(
         model, source, groups, config, task.machine, name=name, seed=seed, tracker=task.tracker
@@ -200,8 +202,7 @@ def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd
         return {"images": normalise(pixels, inputs)}
 
     source = _source(task, config, seed, task.train, views)
-    method, groups = bundle.manifest["method"], model.groups(config)
-    name = f"segment/upernet/{method}"
+    groups, name = model.groups(config), metric_prefix(bundle.manifest, "segmentation", "upernet")
     curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
     model.eval()
 
