@@ -209,24 +209,25 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
     """Batches with their objects, in an order fixed by the seed."""
     inputs = Normalised(bundle, task.machine.device)
     split, jitter = task.store["train"], task.config.jitter
-    targets = [objects_of(split, row, bundle.encoder.image_size) for row in task.train.rows]
+    rows, size = task.train.rows, bundle.encoder.image_size
 
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
         return {"images": normalise(pixels, inputs)}
 
     def add_objects(batch: Batch) -> Batch:
-        chosen = [_to(targets[i], task.machine) for i in batch["index"].tolist()]
+        # Batch by batch: the masks of all images of a large set would fill any memory.
+        chosen = [_to(objects_of(split, rows[i], size), task.machine) for i in batch["index"]]
         if jitter.is_idle:
             return {**batch, "targets": chosen}
         placement = draw_placement(batch["key"], jitter)
         single = torch.arange(len(chosen), device=task.machine.device)[:, None]
-        moved = [place_objects(t, placement[i]) for t, i in zip(chosen, single, strict=True)]
+        moved = [place_objects(t, placement[i], size) for t, i in zip(chosen, single, strict=True)]
         images = place_images(batch["images"], placement, halvings=jitter.halvings)
         return {**batch, "images": images, "targets": moved}
 
-    size = min(task.config.tune.batch_size, len(task.train))
+    count = min(task.config.tune.batch_size, len(task.train))
     return TargetLoader(
-        ImageLoader(task.train, views, size, seed, task.machine.device), add_objects
+        ImageLoader(task.train, views, count, seed, task.machine.device), add_objects
     )
 
 
