@@ -1,6 +1,6 @@
 """What a detector found and where it was wrong, drawn from boxes, crops and tables of its stage."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,16 +165,8 @@ def _class_chart(
     unit = (RIGHT - edge) / (high - low)
     start = edge - low * unit  # of the bars: the axis begins a little below 0
     room = BAR * len(shown.columns) + BETWEEN
-    bars, names = [], []
-    for row, (name, line) in enumerate(shown.iterrows()):
-        top = TOP + row * room
-        text = str(name) if len(str(name)) <= MAX_LETTERS else f"{str(name)[: MAX_LETTERS - 1]}…"
-        names.append(Tick(round(top + (room - BETWEEN) / 2, 1), text))
-        for place, (variant, value) in enumerate(line.items()):
-            if np.isfinite(value):
-                series = order.index(variant) if variant in order else 0
-                height = round(top + BAR * (place + 0.5), 1)
-                bars.append(Bar(round(start + value * unit, 1), height, series))
+    middles = [round(TOP + row * room + (room - BETWEEN) / 2, 1) for row in range(len(shown))]
+    names = [Tick(y, _short(str(name))) for y, name in zip(middles, shown.index, strict=True)]
     means = "; ".join(f"{name} {shown[name].mean():.1f}" for name in shown)
     note = f"percent; {_range(objects.loc[shown.index])} objects a class"
     if len(shown) < total:
@@ -188,11 +180,26 @@ def _class_chart(
         bottom=round(bottom, 1),
         names=tuple(names),
         x_ticks=tuple(x_ticks),
-        bars=tuple(bars),
+        bars=tuple(_bars(shown, start, unit, order)),
         gains=tuple(_gains(values)),
         variants=tuple(shown),
         alt=f"{title}, average precision in percent, means over the classes: {means}.",
     )
+
+
+def _bars(values: pd.DataFrame, start: float, unit: float, order: Sequence[str]) -> Iterator[Bar]:
+    """A bar for every number: classes from the top, in each of them the variants."""
+    for row, (_, line) in enumerate(values.iterrows()):
+        top = TOP + row * (BAR * len(line) + BETWEEN)
+        for place, (variant, value) in enumerate(line.items()):
+            if np.isfinite(value):
+                series = order.index(variant) if variant in order else 0
+                y = round(top + BAR * (place + 0.5), 1)
+                yield Bar(round(start + value * unit, 1), y, series)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}…"
 
 
 def _range(counts: pd.Series) -> str:

@@ -15,7 +15,8 @@ from contramask.data.loader import Batch, ImageLoader, Images, Subset, Views
 from contramask.data.record import Split
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.upernet import UPerNet, resize_like
+from contramask.models.dpt import check_fits, check_installed
+from contramask.models.upernet import resize_like
 from contramask.progress import track
 from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
@@ -43,12 +44,12 @@ from contramask.transfer.jitter import (
 )
 from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.metrics import confusion_matrix, per_class_table, segmentation_scores
-from contramask.transfer.segment_config import Head, SegmentationConfig
+from contramask.transfer.segment_config import Head, SegmentationConfig, TunedHead
 from contramask.transfer.segmenters import (
     CachedFeatures,
     FrozenEncoder,
     LinearSegmenter,
-    UPerNetSegmenter,
+    build_segmenter,
 )
 from contramask.transfer.windows import slide
 from contramask.typed import to_plain
@@ -86,8 +87,9 @@ def run_segmentation(
 ) -> StageOutput:
     """Segment with one encoder (and its random-init anchor), each head on the same batches.
 
-    Rows: miou, macc, aacc, fwiou in percent for the protocols `linear` and `upernet`, at the
+    Rows: miou, macc, aacc, fwiou in percent for each head, whose name is the protocol, at the
     store's resolution, whole images. Skipped when the store has no pixel classes or no val images.
+    Raises `ValueError` at once for heads that this machine or this encoder cannot have.
     """
     reason = _unsuited(store)
     if reason:
@@ -97,6 +99,9 @@ def run_segmentation(
     val_split = store["val"]
     train, val = some(store["train"], config.train_limit), some(val_split, config.val_limit)
     task = _Task(store, config, pick_machine(launch), tracker, train, val)
+    if "dpt" in config.heads:
+        check_installed(config.heads)
+        _check_dpt(task, bundle)
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     parts = []
     for one in bundles:
@@ -117,6 +122,16 @@ def _unsuited(store: Store) -> str:
     return ""
 
 
+def _check_dpt(task: _Task, bundle: EncoderBundle) -> None:
+    """Raise `ValueError` before anything is trained where DPT does not fit the images."""
+    config, split, patch_size = task.config, task.store["val"], bundle.encoder.patch_size
+    if config.crop is not None:
+        check_fits(patch_size, config.crop, "segmentation.crop")
+    else:
+        rows, cols = split.height * config.upscale, split.width * config.upscale
+        check_fits(patch_size, (round(rows), round(cols)), "segmentation.upscale")
+
+
 def _facts(task: _Task) -> dict[str, Any]:
     config, split = task.config, task.store["val"]
     size = [round(side * config.upscale) for side in (split.height, split.width)]
@@ -134,17 +149,20 @@ def _facts(task: _Task) -> dict[str, Any]:
 
 
 def _inference(config: SegmentationConfig) -> str:
-    if config.crop is None:
+    heads = " and ".join(head for head in config.heads if head != "linear")
+    if config.crop is None or not heads:
         return "whole image"
     rows, cols = config.crop
-    return f"upernet by windows of {rows}x{cols} px, {config.stride:.0%} of a side apart"
+    return f"{heads} by windows of {rows}x{cols} px, {config.stride:.0%} of a side apart"
 
 
 def _measure(task: _Task, bundle: EncoderBundle, head: Head) -> StageOutput:
     """Train one head on one encoder and score it on the val images."""
     method, manifest = bundle.manifest["method"], bundle.manifest
-    train = {"linear": _train_linear, "upernet": _train_upernet}[head]
-    predict, readout, curve = train(task, bundle)
+    if head == "linear":
+        predict, readout, curve = _train_linear(task, bundle)
+    else:
+        predict, readout, curve = _train_tuned(task, bundle, head)
     confusion, pictured = _evaluate(task, predict, f"evaluate {head} {method}")
     scores = segmentation_scores(confusion)
     log.info("segmentation, %s, %s: %s", method, head, rounded(scores))
@@ -188,13 +206,15 @@ def _feature_images(task: _Task, encode: FrozenEncoder) -> tuple[Images, Views]:
     return cached, lambda features, key, boxes: {"features": features.float()}
 
 
-def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd.DataFrame]:
-    config, seed, machine = task.config.upernet, bundle.manifest["seed"], task.machine
+def _train_tuned(
+    task: _Task, bundle: EncoderBundle, head: TunedHead
+) -> tuple[Predict, str, pd.DataFrame]:
+    config = task.config.upernet if head == "upernet" else task.config.dpt
+    seed, machine, window = bundle.manifest["seed"], task.machine, task.config.crop
     torch.manual_seed(seed)
-    window = task.config.crop
     encoder = made_for(bundle, window, "segmentation.crop").encoder if window else bundle.encoder
-    net = UPerNet(tunable(encoder, config.drop_path), task.num_classes, task.config.net)
-    model = UPerNetSegmenter(net, task.config.net.aux_weight)
+    trained = tunable(encoder, config.drop_path)
+    model = build_segmenter(head, trained, task.num_classes, task.config)
     prepare(model, machine)
     inputs = Normalised(bundle, machine.device)
 
@@ -202,18 +222,18 @@ def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd
         return {"images": normalise(pixels, inputs)}
 
     source = _source(task, config, seed, task.train, views)
-    groups, name = model.groups(config), metric_prefix(bundle.manifest, "segmentation", "upernet")
+    groups, name = model.groups(config), metric_prefix(bundle.manifest, "segmentation", head)
     curve = tune(model, source, groups, config, machine, name=name, seed=seed, tracker=task.tracker)
     model.eval()
 
     def predict(pixels: Tensor) -> Tensor:
         images = normalise(pixels, inputs)
         if window is None:
-            return net(images)[0]  # type: ignore[no-any-return]
+            return model.scores(images)
         step = [max(round(side * task.config.stride), 1) for side in window]
-        return slide(lambda piece: net(piece)[0], images, window, (step[0], step[1]))
+        return slide(model.scores, images, window, (step[0], step[1]))
 
-    return predict, "blocks " + ",".join(map(str, net.taps)), curve
+    return predict, "blocks " + ",".join(map(str, model.taps)), curve
 
 
 def _source(
