@@ -216,7 +216,8 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
 
     def add_objects(batch: Batch) -> Batch:
         # Batch by batch: the masks of all images of a large set would fill any memory.
-        chosen = [_to(objects_of(split, rows[i], size), task.machine) for i in batch["index"]]
+        shown = rows[batch["index"].cpu().numpy()]
+        chosen = [_to(objects_of(split, row, size), task.machine) for row in shown.tolist()]
         if jitter.is_idle:
             return {**batch, "targets": chosen}
         placement = draw_placement(batch["key"], jitter)
