@@ -41,6 +41,7 @@ UNTRACKED = ("launch",)
 STANDS_FOR: dict[str, list[str]] = {
     "experiment": [],
     "pretrain": ["pretrain", "methods.${item.method}", "recipes.${item.method}"],
+    **{task: [task, f"presets.{task}"] for task in ("finetune", "segmentation", "detection")},
 }
 #: Options of metrics and plots that the catalog's `metadata.dvc` may set.
 OPTIONS = ("cache", "title", "template", "x", "y")

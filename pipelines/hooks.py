@@ -83,7 +83,7 @@ class ParameterHooks:
         from contramask.results import RunInfo
 
         sections = {key: value for key, value in params.items() if key not in OWN_PARAMETERS}
-        typed = parse_parameters(sections, (*OWN_PARAMETERS, "methods", "recipes"))
+        typed = parse_parameters(sections, (*OWN_PARAMETERS, "methods", "recipes", "presets"))
         name = experiment_name(params)
         check_name(name)
         check_matrix(params)

@@ -1,12 +1,13 @@
-"""Reads `conf/`: a method's own settings, and `${experiment:}` and `${recipe:}` in paths."""
+"""Reads `conf/`: presets, a method's own settings, `${experiment:}` and `${recipe:}` in paths."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 
 from pipelines.experiment import automatic_name, experiment_name
+from pipelines.presets import PRESETS, names_one, with_presets
 
 
 class ExperimentConfigLoader(OmegaConfigLoader):
@@ -20,7 +21,7 @@ class ExperimentConfigLoader(OmegaConfigLoader):
     def __getitem__(self, key: str) -> dict[str, Any]:
         """The merged configuration `key` (`catalog`, `parameters`, ...) of base and environment."""
         if key == "parameters":
-            return _with_method_settings(super().__getitem__(key))
+            return _with_method_settings(self._with_presets(super().__getitem__(key)))
         if key == "catalog":
             params = self["parameters"]
             # OmegaConf's resolvers belong to the process, so each loader puts its own in place.
@@ -28,6 +29,22 @@ class ExperimentConfigLoader(OmegaConfigLoader):
                 value = name(params)
                 OmegaConf.register_new_resolver(word, lambda value=value: value, replace=True)
         return super().__getitem__(key)
+
+    def _with_presets(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with the values of the presets that they name."""
+        if names_one(params):
+            env = self.env or self.default_run_env
+            own = {} if env == self.base_env else self._of_one(env)
+            params = with_presets(params, [self._of_one(self.base_env), own, self.runtime_params])
+        return {key: value for key, value in params.items() if key != PRESETS}
+
+    def _of_one(self, env: str) -> dict[str, Any]:
+        """The parameters of one folder of `conf/` alone, without those of the command line."""
+        args = {"base_env": env, "default_run_env": env, "config_patterns": self.config_patterns}
+        try:
+            return OmegaConfigLoader(self.conf_source, **args)["parameters"]
+        except MissingConfigException:
+            return {}
 
 
 def _with_method_settings(params: dict[str, Any]) -> dict[str, Any]:

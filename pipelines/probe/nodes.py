@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contramask.models.bundle import EncoderBundle
     from contramask.results import StageOutput
     from contramask.train.device import LaunchConfig
-    from contramask.transfer.probe import ProbeConfig
+    from contramask.transfer.probe_config import ProbeConfig
 
 
 def probe_encoder(

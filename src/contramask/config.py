@@ -12,7 +12,7 @@ from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.tokenizer import TokenizerConfig
 from contramask.transfer.detect import DetectionConfig
 from contramask.transfer.finetune_config import FinetuneConfig
-from contramask.transfer.probe import ProbeConfig
+from contramask.transfer.probe_config import ProbeConfig
 from contramask.transfer.segment_config import SegmentationConfig
 from contramask.typed import ConfigError, parse
 

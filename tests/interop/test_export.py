@@ -160,6 +160,13 @@ def test_a_file_of_another_kind_is_refused(
     assert f"{out} cannot be written in this format; give {wanted}" in capsys.readouterr().err
 
 
+def test_a_picture_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "pic.png").write_bytes(b"a picture")
+    with pytest.raises(ValueError, match=r"pic\.png is a file of another kind; give a file \*"):
+        export_encoder(bundle(), "timm", tmp_path / "pic.png")
+    assert (tmp_path / "pic.png").read_bytes() == b"a picture"
+
+
 def test_the_command_says_what_it_wrote_and_how_to_load_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

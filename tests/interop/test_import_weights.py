@@ -25,7 +25,8 @@ from contramask.models.encoder import EncoderConfig, build_encoder
 from contramask.models.family import Encoder
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
-from contramask.transfer.probe import ProbeConfig, run_probe
+from contramask.transfer.probe import run_probe
+from contramask.transfer.probe_config import ProbeConfig
 
 KNOWN_ANSWERS = Path(__file__).parents[3] / "shared" / "known-answers"
 CONFIG = EncoderConfig(patch_size=4, embed_dim=64, depth=2, num_heads=1, mlp_ratio=3.0)

@@ -93,6 +93,26 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         EncoderBundle.read(tmp_path)
 
 
+def test_a_wrong_place_is_told_where_encoders_are(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give an experiment's folder in 06_models"):
+        EncoderBundle.read(tmp_path / "nothing")
+    bundle().write(tmp_path / "mae-1f2e-s0")
+    with pytest.raises(ValueError, match="beside it there are mae-1f2e-s0"):
+        EncoderBundle.read(tmp_path / "mae")
+    with pytest.raises(ValueError, match="give the folder it lies in"):
+        EncoderBundle.read(tmp_path / "mae-1f2e-s0" / "encoder.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{oops", r"manifest\.json is damaged"), ("[]", r"sizes \(arch\)")]
+)
+def test_a_manifest_that_is_none_is_named(tmp_path: Path, text: str, said: str) -> None:
+    bundle().write(tmp_path)
+    (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=said):
+        EncoderBundle.read(tmp_path)
+
+
 def test_a_damaged_weight_file_is_named(tmp_path: Path) -> None:
     bundle().write(tmp_path)
     path = tmp_path / "encoder.safetensors"

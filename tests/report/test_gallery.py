@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from contramask.report import gallery
+from contramask.report import detection, gallery
 from contramask.report.tables import Stage
 from contramask.results import StageOutput
 
@@ -46,7 +46,7 @@ def test_each_variant_is_shown_once_in_the_order_of_the_tables():
 
 def test_only_sure_boxes_are_drawn_but_the_best_one_always():
     boxes = pd.DataFrame({"image": [0, 0, 0, 1, 1], "score": [0.2, 0.9, 0.6, 0.1, 0.3]})
-    kept = gallery._sure_boxes(boxes, 0.5)
+    kept = detection.sure_boxes(boxes, 0.5)
     assert sorted(kept["score"]) == [0.3, 0.6, 0.9]
 
 

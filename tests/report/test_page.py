@@ -135,6 +135,17 @@ def test_one_seed_is_admitted(one_seed):
     assert "±" not in text.partition("Pre-training")[2].partition("Random init is the anchor")[0]
 
 
+def test_what_a_detector_got_wrong_is_shown_with_its_class_and_score(page):
+    part = page.html.partition("Where detectors were wrong")[2].partition("</section>")[0]
+    assert re.findall("<h4>(.*?)</h4>", part) == ["random init", "MAE"]  # CMAE kept none
+    text = words(part.replace("\N{NO-BREAK SPACE}", " "))
+    assert "Invented, the surest 3, 96 % sure" in text
+    assert "Missed, the largest 2, " in text
+    chart = page.html.partition("Detection by class")[2].partition("Where detectors")[0]
+    assert "Over random init, MAE gains most on" in chart
+    assert chart.count('<path class="bar') == 2 * 2 * 10  # measures, variants, classes
+
+
 def test_what_was_skipped_is_listed_with_its_reason(page):
     listed = words(page.html).partition("Not run, and why")[2][:200]
     assert "Segmentation : no semantic masks" in listed

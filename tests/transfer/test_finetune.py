@@ -91,12 +91,16 @@ def test_rows_tables_arrays_and_facts(
         assert {"epoch", "lr", "loss"} <= set(curve)
     assert output.facts["config"]["epochs"] == 2
     assert output.facts["classes"] == tiny_store.manifest["classes"]
-    step, last = tracker.lines[-1]
-    assert step == 6
-    assert set(last) == {f"finetune/finetune_{name}" for name in ("top1", "top5", "ece")}
-    assert last["finetune/finetune_top1"] == rows["value"].iloc[0]
-    assert set(tracker.lines[0][1]) >= {"finetune/cmae/loss", "finetune/cmae/lr"}
-    assert len(tracker.lines) == 3  # the anchor's curve is not the run's own
+    lines = tracker.lines
+    assert len(lines) == 2 * 3  # two points of a curve and the scores, of either encoder
+    for prefix, own, value in zip(
+        ("finetune", "finetune/random_init"), (lines[:3], lines[3:]), rows["value"], strict=True
+    ):
+        assert set(own[0][1]) >= {f"{prefix}/loss", f"{prefix}/lr"}
+        step, last = own[-1]
+        assert step == 6
+        assert set(last) == {f"{prefix}/finetune_{name}" for name in ("top1", "top5", "ece")}
+        assert last[f"{prefix}/finetune_top1"] == value
     # The encoder that was given is left as it was.
     for name, value in tiny_bundle.encoder.state_dict().items():
         assert torch.equal(value, before[name])

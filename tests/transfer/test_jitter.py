@@ -7,6 +7,7 @@ from contramask.draws import image_keys
 from contramask.transfer.jitter import (
     JitterConfig,
     Placement,
+    boxes_around,
     draw_placement,
     draw_window,
     place_classes,
@@ -53,9 +54,11 @@ def extent(mask: torch.Tensor) -> list[float]:
 )
 def test_boxes_masks_classes_and_pixels_move_alike(where: Placement) -> None:
     image, classes, target = scene()
-    moved = place_objects(target, where)
+    moved = place_objects(target, where, SIZE)
     seen = extent(moved["masks"][0])
-    assert moved["boxes"][0].tolist() == pytest.approx(seen, abs=0.51)
+    assert moved["boxes"][0].tolist() == seen
+    without = {name: value for name, value in target.items() if name != "masks"}
+    assert place_objects(without, where, SIZE)["boxes"][0].tolist() == pytest.approx(seen, abs=0.51)
     assert extent(place_images(image, where)[0, 0] > 0.5) == pytest.approx(seen, abs=1.01)
     semantic = place_classes(classes, where)[0]
     assert torch.equal(semantic == 7, moved["masks"][0] == 1)
@@ -68,7 +71,7 @@ def test_identity_changes_nothing() -> None:
     still = placement(1.0, (0.0, 0.0), is_flipped=False)
     assert torch.allclose(place_images(image, still), image, atol=1e-5)
     assert torch.equal(place_classes(classes, still), classes)
-    assert torch.equal(place_objects(target, still)["masks"], target["masks"])
+    assert torch.equal(place_objects(target, still, SIZE)["masks"], target["masks"])
 
 
 def test_padding_is_ignored_and_mean_coloured() -> None:
@@ -81,16 +84,54 @@ def test_padding_is_ignored_and_mean_coloured() -> None:
 
 def test_objects_pushed_out_of_sight_are_dropped() -> None:
     _, _, target = scene()
-    gone = place_objects(target, placement(2.0, (-1.0, -1.0), is_flipped=False))
+    gone = place_objects(target, placement(2.0, (-1.0, -1.0), is_flipped=False), SIZE)
     assert [len(gone[k]) for k in ("boxes", "labels", "masks")] == [1, 1, 1]
-    gone = place_objects(target, placement(2.5, (-1.5, -1.5), is_flipped=False))
+    gone = place_objects(target, placement(2.5, (-1.5, -1.5), is_flipped=False), SIZE)
     assert [len(gone[k]) for k in ("boxes", "labels", "masks")] == [0, 0, 0]
     assert gone["masks"].shape[1:] == SIZE
     nothing = {k: v[:0] for k, v in target.items()}
-    assert place_objects(nothing, placement(1.0, (0.0, 0.0), is_flipped=True))["boxes"].shape == (
-        0,
-        4,
+    still = placement(1.0, (0.0, 0.0), is_flipped=True)
+    assert place_objects(nothing, still, SIZE)["boxes"].shape == (0, 4)
+
+
+def blobs(count: int) -> torch.Tensor:
+    """Irregular masks uint8 (count, *SIZE), some of them at the border, one empty."""
+    generator = torch.Generator().manual_seed(5)
+    rows, cols = SIZE
+    y, x = torch.arange(rows)[:, None], torch.arange(cols)
+    centre = torch.rand(count, 2, generator=generator) * torch.tensor([rows, cols])
+    reach = 2 + 6 * torch.rand(count, 2, generator=generator)
+    away = (y - centre[:, :1, None]) ** 2 / reach[:, :1, None] ** 2
+    away = away + (x - centre[:, 1:, None]) ** 2 / reach[:, 1:, None] ** 2
+    masks = (away + 0.5 * torch.rand(count, rows, cols, generator=generator) < 1).to(torch.uint8)
+    masks[0] = 0
+    return masks
+
+
+def test_after_any_jitter_a_box_is_the_tight_box_of_its_mask() -> None:
+    masks = blobs(12)
+    target = {"boxes": boxes_around(masks), "labels": torch.arange(12), "masks": masks}
+    drawn = draw_placement(
+        image_keys(0, 0, torch.arange(150)), JitterConfig(scale=(0.1, 2.5), flip=0.5)
     )
+    kept = 0
+    for number in range(150):
+        where = drawn[torch.tensor([number])]
+        moved = place_objects(target, where, SIZE)
+        assert len(moved["boxes"]) == len(moved["labels"]) == len(moved["masks"])
+        assert [box.tolist() for box in moved["boxes"]] == [extent(m) for m in moved["masks"]]
+        assert 0 not in moved["labels"].tolist()  # an empty mask is no object
+        # What is dropped has less than two pixels of either side left.
+        gone = sorted(set(range(1, 12)) - set(moved["labels"].tolist()))
+        every = place_classes(
+            masks, Placement(*(v.expand(12, *v.shape[1:]) for v in vars(where).values()))
+        )
+        assert all(
+            min(e[2] - e[0], e[3] - e[1]) < 2
+            for e in (extent(every[i] == 1) for i in gone if (every[i] == 1).any())
+        )
+        kept += len(moved["labels"])
+    assert 300 < kept < 150 * 11
 
 
 def test_draws_stay_in_range_and_depend_on_the_key_alone() -> None:

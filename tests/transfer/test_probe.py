@@ -16,7 +16,8 @@ from contramask.transfer import feature_cache, readout
 from contramask.transfer.attentive import AttentiveConfig
 from contramask.transfer.dense_probe import DenseProbeConfig
 from contramask.transfer.pictured import PicturesConfig, one_of_each
-from contramask.transfer.probe import ProbeConfig, run_probe
+from contramask.transfer.probe import run_probe
+from contramask.transfer.probe_config import ProbeConfig
 from contramask.transfer.strict_linear import StrictLinearConfig
 from contramask.typed import ConfigError, parse, to_plain
 
@@ -86,12 +87,15 @@ def test_rows_arrays_and_facts(
     assert experiment == {"cmae": "cmae-0000-s3", "random_init": "random_init-s3"}
     _check_arrays(output, tiny_store)
     _check_facts(output, tiny_store)
-    own = rows[rows["method"] == "cmae"]
-    for row in own.to_dict("records"):
-        name = f"probe/{row['readout']}/{row['protocol']}/{row['metric']}"
+    for row in rows.to_dict("records"):
+        anchor = "random_init/" if row["method"] == "random_init" else ""
+        name = f"probe/{anchor}{row['readout']}/{row['protocol']}/{row['metric']}"
         assert tracker.metrics.pop(name) == row["value"]
-    # What is left are the training curves of its own probes, not the anchor's.
-    assert all(name.startswith(("attentive/cmae", "linear-mae/cmae")) for name in tracker.metrics)
+    # What is left are the training curves of both encoders' probes.
+    curves = ("probe/attentive/", "probe/linear-mae/")
+    assert all(name.startswith(curves) for name in tracker.metrics)
+    left = set(tracker.metrics)
+    assert {"probe/linear-mae/loss", "probe/linear-mae/random_init/loss"} <= left
 
 
 def _check_arrays(output: StageOutput, store: Store) -> None:

@@ -1,5 +1,6 @@
 """Segmentation: what is measured and kept, learning, repeatability, and stores it must skip."""
 
+import importlib.util
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
+from contramask.models.dpt import PACKAGE, DPTConfig
 from contramask.models.upernet import UPerNet, UPerNetConfig
 from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
@@ -17,8 +19,13 @@ from contramask.train.device import LaunchConfig
 from contramask.transfer.dense import tunable
 from contramask.transfer.jitter import JitterConfig
 from contramask.transfer.segment import run_segmentation
-from contramask.transfer.segment_config import LinearTune, SegmentationConfig, UPerNetTune
-from contramask.transfer.segmenters import UPerNetSegmenter, pixel_loss
+from contramask.transfer.segment_config import (
+    DPTTune,
+    LinearTune,
+    SegmentationConfig,
+    UPerNetTune,
+)
+from contramask.transfer.segmenters import UPerNetSegmenter, build_segmenter, pixel_loss
 from contramask.typed import ConfigError, parse
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
@@ -84,7 +91,11 @@ def test_rows_tables_arrays_and_facts(
     assert output.facts["train_images"] == 64
     assert output.facts["encoder_input"] == [32, 32]
     assert output.facts["config"]["linear"]["epochs"] == 4
-    assert {"segment/upernet/cmae/loss", "segment/linear/cmae/miou"} <= tracker.names
+    assert {
+        *("segmentation/upernet/loss", "segmentation/linear/miou"),
+        *("segmentation/upernet/random_init/loss", "segmentation/linear/random_init/miou"),
+    } <= tracker.names
+    assert not any("cmae" in name for name in tracker.names)
     after = tiny_bundle.encoder.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -169,6 +180,69 @@ def test_a_window_of_no_whole_patches_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="cannot read 41x48 px; give multiples of 8"):
         run(tiny_bundle, tiny_store, replace(ONE_UPERNET, upscale=2.0, crop=(41, 48)))
+
+
+needs_library = pytest.mark.skipif(
+    importlib.util.find_spec(PACKAGE) is None,
+    reason="segmentation-models-pytorch is not installed (pip install 'contramask[dpt]')",
+)
+
+
+def one_dpt() -> SegmentationConfig:
+    """DPT alone; a configuration that names it cannot be made without its package."""
+    return replace(
+        SHORT,
+        heads=("dpt",),
+        anchor=False,
+        dpt=DPTTune(epochs=4, batch_size=16),
+        dpt_net=DPTConfig(channels=16, level_channels=(16, 16, 16, 16)),
+    )
+
+
+@needs_library
+def test_dpt_learns_from_whole_images_for_both_families(
+    tiny_store: Store, tiny_bundle: EncoderBundle, conmim_bundle: EncoderBundle
+) -> None:
+    for bundle, method in ((tiny_bundle, "cmae"), (conmim_bundle, "conmim")):
+        output = run(bundle, tiny_store, one_dpt())
+        assert set(output.rows["protocol"]) == {"dpt"}
+        assert set(output.rows["readout"]) == {"blocks 0,0,1,1"}
+        assert output.arrays[f"{method}/predicted_dpt"].shape == (3, 32, 32)
+        losses = output.tables[f"{method}-dpt-curve"]["loss"]
+        assert losses.iloc[-1] < 0.9 * losses.iloc[0]
+
+
+@needs_library
+def test_dpt_slides_windows_and_its_encoder_decays(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    jitter = JitterConfig(scale=(0.5, 2.0), flip=0.5)
+    config = replace(one_dpt(), upscale=3.0, crop=(64, 32), jitter=jitter, train_limit=20)
+    output = run(tiny_bundle, tiny_store, config)
+    assert output.facts["encoder_input"] == [96, 96]
+    assert output.facts["inference"].startswith("dpt by windows of 64x32 px")
+    assert np.isfinite(output.tables["cmae-dpt-curve"]["loss"]).all()
+    model = build_segmenter("dpt", tunable(tiny_bundle.encoder, 0.0), 3, one_dpt())
+    groups = model.groups(DPTTune(layer_decay=0.5))
+    assert sorted({g["lr_scale"] for g in groups}) == [0.125, 0.25, 0.5, 1.0]
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_dpt_is_refused_before_anything_is_trained(
+    tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"heads": ["linear", "dpt"]}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    parsed = parse(SegmentationConfig, config, "segmentation")
+    tracker, large = Recorder(), replace(parsed, upscale=1.5)
+    with pytest.raises(ValueError, match="multiples of 32 px, given 48x48"):
+        run_segmentation(tiny_bundle, tiny_store, large, FP32, tracker)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'contramask\[dpt\]'"):
+        parse(SegmentationConfig, config, "segmentation")
+    with pytest.raises(ValueError, match=r"pip install 'contramask\[dpt\]'"):
+        run_segmentation(tiny_bundle, tiny_store, parsed, FP32, tracker)
+    assert tracker.names == set()
 
 
 def test_the_encoder_is_made_for_the_stores_images(

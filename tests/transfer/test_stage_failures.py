@@ -22,7 +22,7 @@ from contramask.transfer import strict_linear as strict
 from contramask.transfer.classifier_training import MixedTraining
 from contramask.transfer.detect import DetectionConfig, Detector, DetectorTune
 from contramask.transfer.finetune_config import FinetuneConfig
-from contramask.transfer.probe import ProbeConfig
+from contramask.transfer.probe_config import ProbeConfig
 from contramask.transfer.segment_config import LinearTune, SegmentationConfig, UPerNetTune
 from contramask.transfer.segmenters import LinearSegmenter, UPerNetSegmenter
 

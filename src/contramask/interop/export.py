@@ -100,10 +100,12 @@ def _facts(name: str, file: Path, usage: list[str], difference: float | None) ->
 
 def _file(out: Path, format_: Format) -> Path:
     """The file to write: `out` itself if it is named as one, else the usual name inside `out`."""
+    wanted = f"a file *{format_.SUFFIX}, or a folder" if format_.IS_FILE else "a folder"
+    if out.is_file() and out.suffix not in _WEIGHTS:
+        raise ValueError(f"{out} is a file of another kind; give {wanted}")
     if out.is_dir() or out.suffix not in _WEIGHTS:
         return out / f"{format_.STEM}{format_.SUFFIX}"
     if out.suffix != format_.SUFFIX or not format_.IS_FILE:
-        wanted = f"a file *{format_.SUFFIX}, or a folder" if format_.IS_FILE else "a folder"
         raise ValueError(f"{out} cannot be written in this format; give {wanted}")
     return out
 

@@ -17,6 +17,9 @@ LICENCE_NOTE = (
     "Weights belong to whoever trained them; check the licence of the images they were trained on."
 )
 
+#: Method of the encoder that never saw an image, beside which all others are measured.
+ANCHOR = "random_init"
+
 
 @dataclass(frozen=True)
 class EncoderBundle:
@@ -43,8 +46,8 @@ class EncoderBundle:
         """
         for name in ("manifest.json", "encoder.safetensors"):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder} holds no encoder: {name} is missing")
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+                raise ValueError(f"{folder} holds no encoder: {name} is missing{_hint(folder)}")
+        manifest = _manifest(folder)
         try:
             state = load_file(folder / "encoder.safetensors")
         except SafetensorError as error:
@@ -55,6 +58,27 @@ class EncoderBundle:
         except RuntimeError as error:
             raise ValueError(f"{folder}: the weights do not fit the manifest: {error}") from None
         return cls(encoder, manifest)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder}: manifest.json is damaged: {error}") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("arch"), dict):
+        raise ValueError(f"{folder}: manifest.json says nothing about an encoder's sizes (arch)")
+    return manifest
+
+
+def _hint(folder: Path) -> str:
+    """What to give instead: the folder around a file, or the encoders beside a wrong name."""
+    if folder.is_file():
+        return "; give the folder it lies in"
+    beside = sorted(path.parent.name for path in folder.parent.glob("*/encoder.safetensors"))
+    if not beside:
+        return "; give an experiment's folder in 06_models"
+    more = f" and {len(beside) - 5} more" if len(beside) > 5 else ""
+    return f"; beside it there are {', '.join(beside[:5])}{more}"
 
 
 def make_bundle(
@@ -100,8 +124,8 @@ def random_init_bundle(bundle: EncoderBundle) -> EncoderBundle:
         torch.manual_seed(seed)
         encoder = rebuild(arch)
     changed = {
-        "experiment": f"random_init-s{seed}",
-        "method": "random_init",
+        "experiment": f"{ANCHOR}-s{seed}",
+        "method": ANCHOR,
         "branch": "none",
         "config_hash": "none",
     }

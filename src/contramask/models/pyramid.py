@@ -25,15 +25,28 @@ def tap_maps(encoder: Encoder, images: Tensor, taps: Sequence[int]) -> list[Tens
 
     Raises `ValueError` when a tap names a block the encoder does not have.
     """
+    return tap_tokens(encoder, images, taps)[0]
+
+
+def tap_tokens(
+    encoder: Encoder, images: Tensor, taps: Sequence[int]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`tap_maps`, and the class tokens (B, 1, D) that belong to the maps."""
     depth = len(encoder.blocks)
     if not taps or not all(0 <= tap < depth for tap in taps):
         raise ValueError(f"taps {tuple(taps)} must be block numbers from 0 to {depth - 1}")
     distinct = sorted(set(taps))
-    maps = encoder.forward_intermediates(
-        images, indices=distinct, norm=False, output_fmt="NCHW", intermediates_only=True
+    found = encoder.forward_intermediates(
+        images,
+        indices=distinct,
+        return_prefix_tokens=True,
+        norm=False,
+        output_fmt="NCHW",
+        intermediates_only=True,
     )
-    found = cast("list[Tensor]", maps)  # timm's annotation covers its other modes, too
-    return [found[distinct.index(tap)] for tap in taps]
+    pairs = cast("list[tuple[Tensor, Tensor]]", found)  # timm's annotation covers all its modes
+    chosen = [pairs[distinct.index(tap)] for tap in taps]
+    return [maps for maps, _ in chosen], [tokens for _, tokens in chosen]
 
 
 def _halve() -> nn.Module:

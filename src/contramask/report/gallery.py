@@ -6,15 +6,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from contramask.report import charts, figures, looks
+from contramask.report import charts, detection, figures, looks
 from contramask.report.figures import Picture
 from contramask.report.sections import Owner, firsts, owners
 from contramask.report.tables import Stage
 
 #: Sides of a tile in pixels that are tried, largest first, until the pictures fit.
 TILES = (128, 96, 64, 48)
-#: Boxes drawn in one picture of a detection, the surest ones.
-MAX_BOXES = 8
 #: Mistakes of a classifier that are shown, the surest ones.
 MAX_MISTAKES = 6
 
@@ -33,14 +31,17 @@ class Gallery:
     mistakes: tuple[tuple[str, tuple[Picture, ...]], ...]  # variant, its mistakes
     segmentations: tuple[Picture, ...]
     detections: tuple[Picture, ...]
+    errors: tuple[detection.Errors, ...]
 
     def pictures(self) -> list[Picture]:
         """All pictures of the page."""
-        return [*self.sheets(), *(picture for _, own in self.mistakes for picture in own)]
+        single = [*(own for _, own in self.mistakes), *(e.pictures() for e in self.errors)]
+        return [*self.sheets(), *(picture for own in single for picture in own)]
 
     def sheets(self) -> list[Picture]:
         """Those that show several images and can stand alone, in the order of the page."""
-        parts = [getattr(self, part.name) for part in fields(self) if part.name != "mistakes"]
+        single = ("mistakes", "errors")
+        parts = [getattr(self, part.name) for part in fields(self) if part.name not in single]
         return [picture for part in parts for picture in part]
 
 
@@ -101,6 +102,7 @@ def _draw(material: Material, tile: int) -> Gallery:
         mistakes=tuple(_mistakes(material, tile)),
         segmentations=tuple(_segmentations(material, tile)),
         detections=tuple(_detections(material, 5 * tile // 4)),
+        errors=tuple(_errors(material, tile)),
     )
 
 
@@ -182,28 +184,20 @@ def _segmentations(material: Material, tile: int) -> list[Picture]:
 
 
 def _detections(material: Material, tile: int) -> list[Picture]:
-    pictures = []
+    drawn = []
     for owner in material.owners("detection"):
-        images, boxes = owner.array("images"), owner.tables().get("boxes")
-        if images is None or boxes is None:
-            continue
-        shown = _sure_boxes(boxes, material.min_score)
         names = material.names("instance_classes", owner.stage)
-        file = f"detection-{owner.stage.experiment}-{owner.key}"
-        shown = shown[shown["image"] < material.count]
-        pictures.append(
-            figures.detection_picture(
-                file, owner.variant, images[: material.count], shown, names, tile
-            )
-        )
-    return pictures
+        shown = (names, material.count, material.min_score, tile)
+        drawn.append(detection.found_picture(owner, *shown))
+    return [picture for picture in drawn if picture is not None]
 
 
-def _sure_boxes(boxes: pd.DataFrame, min_score: float) -> pd.DataFrame:
-    """Of every image the boxes scored at least `min_score`, or its best one if none is."""
-    ranked = boxes.sort_values(["image", "score"], ascending=[True, False], kind="stable")
-    place = ranked.groupby("image").cumcount()
-    return ranked[(place == 0) | ((ranked["score"] >= min_score) & (place < MAX_BOXES))]
+def _errors(material: Material, tile: int) -> list[detection.Errors]:
+    drawn = [
+        detection.errors(owner, material.names("instance_classes", owner.stage), tile)
+        for owner in material.owners("detection")
+    ]
+    return [found for found in drawn if found is not None]
 
 
 def dots(material: Material) -> list[charts.Dots]:
@@ -259,6 +253,13 @@ def calibration_errors(material: Material) -> dict[str, float]:
         if len(own):
             errors[owner.variant] = float(own["value"].iloc[0])
     return errors
+
+
+def class_charts(material: Material) -> list[detection.ClassChart]:
+    """Average precision by class of all variants whose detector was measured."""
+    tables = {owner.variant: owner.tables() for owner in material.owners("detection")}
+    found = {name: own["per_class"] for name, own in tables.items() if "per_class" in own}
+    return detection.class_charts(found, material.order)
 
 
 def class_tables(material: Material) -> dict[str, dict[str, pd.DataFrame]]:

@@ -235,6 +235,7 @@ def _transfer(material: gallery.Material) -> dict[str, Any]:
         "confusions": gallery.confusions(material),
         "finetune_panels": charts.curve_panels(curves, {n: n for n in curves}, material.order),
         "finetune_names": list(curves),
+        "class_charts": gallery.class_charts(material),
         "class_tables": [
             sections.merged_table(cards.words(name).capitalize(), frames)
             for name, frames in gallery.class_tables(material).items()

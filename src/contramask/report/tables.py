@@ -163,6 +163,10 @@ TASKS = (
         "A large segmentation head is trained with the encoder; overlap with the true regions.",
     ),
     Task(
+        *("mIoU DPT", "miou", ("dpt",), "Segmentation, DPT head"),
+        "Another large head, DPT, is trained with the encoder; overlap with the true regions.",
+    ),
+    Task(
         *("Box AP", "box_ap", _DETECTORS, "Finding objects"),
         "Mask R-CNN on the encoder: average precision of boxes, COCO's definition.",
     ),

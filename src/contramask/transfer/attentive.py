@@ -219,7 +219,7 @@ def attentive_probe(
     held, rest = np.split(order, [max(len(order) // 10, 1)])
     model = _Training(heads).to(machine.device)
     loader = TokenLoader(train, rest, config.batch_size, seed, machine)
-    _fit(model, loader, config, machine, f"{name}/{pooling}", seed, tracker)
+    _fit(model, loader, config, machine, name, seed, tracker)
     chosen = 0
     if len(heads) > 1:
         found = [_measure(head, train, held, machine) for head in heads]

@@ -44,6 +44,7 @@ from contramask.transfer.dense import (
 from contramask.transfer.features import Normalised
 from contramask.transfer.instances import objects_of, pictured_boxes, results_of
 from contramask.transfer.jitter import JitterConfig, draw_placement, place_images, place_objects
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.metrics import coco_scores, coco_truth
 from contramask.transfer.mistakes import crops, detection_mistakes
 from contramask.typed import STRICT, to_plain
@@ -180,7 +181,8 @@ def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
     if task.config.detector.cascade:
         protocol = f"cascade_{protocol}"
     log.info("detection, %s: %s", method, rounded(scores))
-    task.tracker.log({f"detect/{method}/{k}": v for k, v in scores.items()}, len(curve))
+    name, step = metric_prefix(bundle.manifest, "detection"), int(curve["step"].iloc[-1])
+    task.tracker.log({f"{name}/{k}": v for k, v in scores.items()}, step)
     rows = [result_row(manifest, "val", protocol, "last map", k, v) for k, v in scores.items()]
     shown = spread(len(task.val), task.config.pictures)
     tables = {
@@ -208,9 +210,10 @@ def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame
     source = _source(task, bundle, seed)
     heads: list[torch.nn.Module] = [net.pyramid, net.rpn, net.roi_heads]
     groups = layer_decay_groups(encoder, heads, config.weight_decay, config.layer_decay)
-    names = {"name": f"detect/{bundle.manifest['method']}", "seed": seed}
+    name = metric_prefix(bundle.manifest, "detection")
+    names = {"name": name, "seed": seed, "tracker": task.tracker}
     curve = within_memory(
-        partial(tune, model, source, groups, config, machine, **names, tracker=task.tracker),
+        partial(tune, model, source, groups, config, machine, **names),
         partial(largest_step, model, source, machine, "detection.tune.batch_size"),
     )
     return net.eval(), curve
@@ -220,25 +223,27 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
     """Batches with their objects, in an order fixed by the seed."""
     inputs = Normalised(bundle, task.machine.device)
     split, jitter = task.store["train"], task.config.jitter
-    targets = [objects_of(split, row, bundle.encoder.image_size) for row in task.train.rows]
+    rows, size = task.train.rows, bundle.encoder.image_size
 
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
         return {"images": normalise(pixels, inputs)}
 
-    def add_objects(batch: Batch, rows: np.ndarray) -> Batch:
-        chosen = [_to(targets[row], task.machine) for row in rows]
+    def add_objects(batch: Batch, numbers: np.ndarray) -> Batch:
+        # Batch by batch: the masks of all images of a large set would fill any memory.
+        shown = rows[numbers].tolist()
+        chosen = [_to(objects_of(split, row, size), task.machine) for row in shown]
         if jitter.is_idle:
             return {**batch, "targets": chosen}
         placement = draw_placement(batch["key"], jitter)
         single = torch.arange(len(chosen), device=task.machine.device)[:, None]
-        moved = [place_objects(t, placement[i]) for t, i in zip(chosen, single, strict=True)]
+        moved = [place_objects(t, placement[i], size) for t, i in zip(chosen, single, strict=True)]
         images = place_images(batch["images"], placement, halvings=jitter.halvings)
         return {**batch, "images": images, "targets": moved}
 
-    size = min(task.config.tune.batch_size, len(task.train))
+    count = min(task.config.tune.batch_size, len(task.train))
     device = task.machine.device
     images = placed(task.train, device, task.machine.resident)
-    return TargetLoader(ImageLoader(images, views, size, seed, device), add_objects)
+    return TargetLoader(ImageLoader(images, views, count, seed, device), add_objects)
 
 
 def _to(target: dict[str, Tensor], machine: Machine) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.models.family import for_tuning, set_drop_path
 from contramask.progress import track
 from contramask.results import StageOutput, made_with, result_row
-from contramask.tracker import NullTracker, Tracker
+from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, layer_decay_groups
@@ -41,6 +41,7 @@ from contramask.transfer.dense import joined
 from contramask.transfer.features import Normalised, labelled, unlabelled
 from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.transfer.judgement import Judgement
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.rand_augment import RandAugment
 from contramask.typed import to_plain
 
@@ -117,13 +118,9 @@ def run_finetune(
 
 def _measure_all(task: _Task, bundle: EncoderBundle, tracker: Tracker) -> list[StageOutput]:
     bundles = [bundle, random_init_bundle(bundle)] if task.config.anchor else [bundle]
-    parts = [
-        _measure(task, one, part, tracker if one is bundle else NullTracker())
-        for part in task.parts
-        for one in bundles
-    ]
+    parts = [_measure(task, one, part, tracker) for part in task.parts for one in bundles]
     if task.config.compute_matched and (matched := _matched(task, bundle)):
-        parts.append(_measure(task, random_init_bundle(bundle), matched, NullTracker()))
+        parts.append(_measure(task, random_init_bundle(bundle), matched, tracker))
     return parts
 
 
@@ -146,7 +143,8 @@ def _measure(task: _Task, bundle: EncoderBundle, part: _Part, tracker: Tracker) 
     """Fine-tune one encoder on one share of the labels; what its scores say."""
     protocol = part.protocol
     method, name = bundle.manifest["method"], bundle.manifest["method"] + part.suffix
-    training, curve = _train(bundle, task, part, tracker, f"finetune/{name}")
+    tracked = metric_prefix(bundle.manifest, "finetune", part.suffix.removeprefix("-"))
+    training, curve = _train(bundle, task, part, tracker, tracked)
     judged = Judgement(_scores(training.classifier, bundle, task), task.truth)
     found = {"mean": judged}
     if training.average is not None:
@@ -159,9 +157,8 @@ def _measure(task: _Task, bundle: EncoderBundle, part: _Part, tracker: Tracker) 
             result_row(bundle.manifest, "val", protocol, readout, metric, value)
             for metric, value in values.items()
         ]
-    if protocol == "finetune":
-        own = {f"finetune/{metric}": value for metric, value in _values(judged).items()}
-        tracker.log(own, int(curve["step"].iloc[-1]))
+    own = {f"{tracked}/{metric}": value for metric, value in _values(judged).items()}
+    tracker.log(own, int(curve["step"].iloc[-1]))
     kept = _kept(task, judged, name)
     kept.tables[f"{name}-curve"] = curve
     return StageOutput(pd.DataFrame(rows), kept.tables, kept.arrays)

@@ -18,8 +18,8 @@ BOX_COLUMNS = ["image", "category", "score", "x0", "y0", "x1", "y1", "rle"]
 def objects_of(split: StoreSplit, row: int, size: tuple[int, int]) -> dict[str, Tensor]:
     """One image's objects enlarged to `size` (rows, columns), for training.
 
-    boxes (N, 4) px float32, labels from 1 (N,) int64, masks (N, rows, columns) uint8. Crowds and
-    boxes without area are left out.
+    boxes (N, 4) px float32, labels from 1 (N,) int64 and, where the store has masks, masks
+    (N, rows, columns) uint8. Crowds and boxes without area are left out.
     """
     scale = torch.tensor([size[1] / split.width, size[0] / split.height] * 2)
     objects = [
@@ -29,12 +29,15 @@ def objects_of(split: StoreSplit, row: int, size: tuple[int, int]) -> dict[str, 
     ]
     boxes = torch.tensor([box for _, box, _ in objects]).reshape(-1, 4) * scale
     labels = torch.tensor([category + 1 for category, _, _ in objects], dtype=torch.int64)
+    target = {"boxes": boxes, "labels": labels}
+    if not split.manifest["instance_masks"]:
+        return target
     masks = torch.zeros(len(objects), *size, dtype=torch.uint8)
     if objects:
         stored = torch.from_numpy(np.stack([mask for _, _, mask in objects]))
         enlarged = F.interpolate(stored[:, None].to(torch.uint8), size, mode="nearest-exact")
         masks = enlarged[:, 0]
-    return {"boxes": boxes, "labels": labels, "masks": masks}
+    return {**target, "masks": masks}
 
 
 def results_of(

@@ -155,25 +155,49 @@ def place_classes(semantic: Tensor, placement: Placement, size: Size | None = No
     return (moved[:, 0] + IGNORE_INDEX).round().to(torch.uint8)
 
 
-def place_objects(target: dict[str, Tensor], placement: Placement) -> dict[str, Tensor]:
-    """Move one image's objects (boxes (N, 4) px, labels (N,), masks (N, H, W) where known).
+def place_objects(target: dict[str, Tensor], placement: Placement, size: Size) -> dict[str, Tensor]:
+    """Move the objects (boxes (N, 4) px, labels (N,), masks (N, *size) where known) of one image.
 
-    `placement` holds that image's row alone. Boxes are cut at the border; objects of which hardly
-    anything stays are dropped.
+    `placement` holds that image's row alone. A moved mask is cut at the border and its box drawn
+    around what is left of it, as detectron2 does; without masks the box itself is cut. Objects of
+    which nothing stays, or hardly anything, are dropped.
     """
-    masks, count = target["masks"], len(target["boxes"])
-    if not count:
+    if not len(target["boxes"]):
         return target
-    rows, cols = masks.shape[-2:]
-    sides = torch.tensor([cols, rows], device=masks.device)
+    moved = {}
+    if "masks" in target:
+        moved["masks"] = _placed_masks(target["masks"], placement)
+        moved["boxes"] = boxes_around(moved["masks"])
+    else:
+        moved["boxes"] = _placed_boxes(target["boxes"], placement, size)
+    sides = moved["boxes"][:, 2:] - moved["boxes"][:, :2]
+    visible = (sides >= MIN_SIDE_PX).all(dim=1)
+    return {name: value[visible] for name, value in {**target, **moved}.items()}
+
+
+def _placed_masks(masks: Tensor, placement: Placement) -> Tensor:
+    grid = _grid(placement, (masks.shape[1], masks.shape[2])).expand(len(masks), -1, -1, -1)
+    moved = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+    return moved[:, 0].to(masks.dtype)
+
+
+def _placed_boxes(boxes: Tensor, placement: Placement, size: Size) -> Tensor:
+    rows, cols = size
+    sides = torch.tensor([cols, rows], device=boxes.device)
     offset = placement.shift[0] * sides
-    boxes = target["boxes"] * placement.zoom[0].repeat(2) + torch.cat([offset, offset])
+    boxes = boxes * placement.zoom[0].repeat(2) + torch.cat([offset, offset])
     if bool(placement.is_flipped[0]):
         boxes = torch.stack([cols - boxes[:, 2], boxes[:, 1], cols - boxes[:, 0], boxes[:, 3]], 1)
-    boxes = torch.minimum(boxes.clamp(min=0), torch.cat([sides, sides]))
-    grid = _grid(placement, (rows, cols)).expand(count, -1, -1, -1)
-    moved = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
-    moved = moved[:, 0].to(masks.dtype)
-    wide = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE_PX).all(dim=1)
-    visible = wide & (moved > 0).flatten(1).any(dim=1)
-    return {"boxes": boxes[visible], "labels": target["labels"][visible], "masks": moved[visible]}
+    return torch.minimum(boxes.clamp(min=0), torch.cat([sides, sides]))
+
+
+def boxes_around(masks: Tensor) -> Tensor:
+    """The tightest half-open boxes (N, 4) px around masks (N, H, W), inside out around none."""
+    corners = []
+    for dim in (1, 2):  # over the rows: which columns are seen; over the columns: which rows
+        seen = (masks > 0).any(dim=dim)  # (N, W), then (N, H)
+        places = torch.arange(seen.shape[1], device=masks.device)
+        corners.append(torch.where(seen, places, seen.shape[1]).amin(dim=1))
+        corners.append(torch.where(seen, places + 1, 0).amax(dim=1))
+    x0, x1, y0, y1 = corners
+    return torch.stack([x0, y0, x1, y1], dim=1).float()

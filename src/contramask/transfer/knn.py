@@ -21,6 +21,8 @@ class LabelledFeatures:
 
 def read_features(path: Path) -> LabelledFeatures:
     """Read the arrays `x` and `y` of an .npz file; raises `ValueError` for what is wrong."""
+    if path.is_file() and not zipfile.is_zipfile(path):  # numpy would advise to unpickle it
+        raise ValueError(f"{path} is no .npz file of plain arrays (numpy.savez makes them)")
     try:
         with np.load(path, allow_pickle=False) as archive:
             held = {name: archive[name] for name in archive.files}

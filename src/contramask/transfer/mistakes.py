@@ -10,8 +10,8 @@ from contramask.data.store import StoreSplit
 
 #: A detection finds an object of its class from this overlap on.
 OVERLAP = 0.5
-#: Side of a crop in pixels, and how much wider than its box it is.
-SIDE, CONTEXT = 64, 1.6
+#: Side of a crop in pixels, how much wider than its box it is, and the least a box counts as.
+SIDE, CONTEXT, SHORTEST = 64, 1.6, 4.0
 COLUMNS = ["kind", "image", "category", "score", "x0", "y0", "x1", "y1"]
 
 
@@ -88,7 +88,7 @@ def crops(mistakes: pd.DataFrame, split: StoreSplit) -> np.ndarray:
 
 def _crop(image: np.ndarray, line: dict[str, Any]) -> np.ndarray:
     """A square around the box, resized; channels stay where OpenCV would drop a single one."""
-    side = max(line["x1"] - line["x0"], line["y1"] - line["y0"], 4.0) * CONTEXT
+    side = max(line["x1"] - line["x0"], line["y1"] - line["y0"], SHORTEST) * CONTEXT
     scale = SIDE / side
     left, top = (line["x0"] + line["x1"] - side) / 2, (line["y0"] + line["y1"] - side) / 2
     move = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]], dtype=np.float64)

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from contramask.data.loader import Subset
@@ -21,12 +19,12 @@ from contramask.data.store import Store
 from contramask.failures import ANEW, SMALLER, explained
 from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.results import StageOutput, made_with, result_row
-from contramask.tracker import NullTracker, Tracker
+from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine
-from contramask.transfer.attentive import AttentiveConfig, attentive_probe, token_rows
+from contramask.transfer.attentive import attentive_probe, token_rows
 from contramask.transfer.classifiers import top1
 from contramask.transfer.dense import spread
-from contramask.transfer.dense_probe import DenseProbeConfig, dense_probe
+from contramask.transfer.dense_probe import dense_probe
 from contramask.transfer.feature_cache import FeatureCache, Features, Source, Wanted
 from contramask.transfer.features import (
     READOUTS,
@@ -37,6 +35,7 @@ from contramask.transfer.features import (
     side_by_side,
     unlabelled,
 )
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.pictured import (
     PicturesConfig,
     looks,
@@ -44,36 +43,16 @@ from contramask.transfer.pictured import (
     one_of_each,
     thumbnails,
 )
-from contramask.transfer.readout import Count, Labelled, ReadoutConfig, measure_readout
+from contramask.transfer.probe_config import ProbeConfig
+from contramask.transfer.readout import Labelled, measure_readout
 from contramask.transfer.spectrum import alignment
-from contramask.transfer.strict_linear import StrictLinearConfig, strict_linear
-from contramask.typed import STRICT, to_plain
+from contramask.transfer.strict_linear import strict_linear
+from contramask.typed import to_plain
 
 log = logging.getLogger(__name__)
 
-Readout = Literal["cls", "mean", "cls+mean"]
 #: Below this an attentive probe has nothing to hold out and no batch to normalise.
 _FEWEST_IMAGES = 20
-
-
-@dataclass(frozen=True, config=STRICT)
-class ProbeConfig(ReadoutConfig):
-    """Which readouts of the frozen encoder are measured, and by what.
-
-    All settings stand in the output's facts; a kNN number means nothing without its k and
-    temperature. What is None or left out costs nothing.
-    """
-
-    #: `cls` is the class token, `mean` the mean patch token, `cls+mean` both side by side.
-    readouts: Annotated[tuple[Readout, ...], Field(min_length=1)] = ("mean", "cls", "cls+mean")
-    blocks: tuple[Count, ...] = ()  # also read after these blocks, counted from 1
-    alignment_images: int = Field(default=512, ge=0)  # val images of which a second view is read
-    attentive: AttentiveConfig | None = AttentiveConfig()
-    strict_linear: StrictLinearConfig | None = None
-    dense: DenseProbeConfig | None = None
-    pictures: PicturesConfig | None = PicturesConfig()  # kept for the report
-    cache_megabytes: int = Field(default=4000, ge=0)  # of features kept on disk
-    anchor: bool = True  # measure the random-init encoder beside the trained one
 
 
 @plain_dataclass(frozen=True)
@@ -100,6 +79,12 @@ class _Found:
         row = result_row(self.manifest, split, protocol, readout, metric, value)
         self.rows.append(row)
 
+    def metrics(self) -> dict[str, float]:
+        """All numbers by the name under which they are tracked."""
+        prefix = metric_prefix(self.manifest, "probe")
+        names = ("readout", "protocol", "metric")
+        return {"/".join([prefix, *(row[n] for n in names)]): row["value"] for row in self.rows}
+
 
 def run_probe(
     bundle: EncoderBundle,
@@ -125,9 +110,8 @@ def run_probe(
         stage = _Stage(store, config, pick_machine(launch), cache)
         probed = partial(_probe_all, bundle, stage, tracker)
         found = explained(probed, cache.folder, lambda: SMALLER, ANEW)
-    for row in found[0].rows:
-        names = (row["readout"], row["protocol"], row["metric"])
-        tracker.log({"probe/" + "/".join(names): row["value"]}, 0)
+    for one in found:
+        tracker.log(one.metrics(), 0)
     facts = {
         "stage": "probe",
         "config": to_plain(config),
@@ -147,7 +131,7 @@ def run_probe(
 def _probe_all(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> list[_Found]:
     found = [_probe_one(bundle, stage, tracker)]
     if stage.config.anchor:
-        found.append(_probe_one(random_init_bundle(bundle), stage, NullTracker()))
+        found.append(_probe_one(random_init_bundle(bundle), stage, tracker))
     return found
 
 
@@ -248,7 +232,7 @@ def _measure_attentive(
             pooling,
             config,
             stage.machine,
-            name=f"attentive/{manifest['method']}",
+            name=metric_prefix(manifest, "probe", "attentive", pooling),
             seed=manifest["seed"],
             tracker=tracker,
         )

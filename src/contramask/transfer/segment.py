@@ -2,8 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass as plain_dataclass
 from functools import partial
 from typing import Any
 
@@ -12,73 +10,39 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from contramask.data.loader import Batch, ImageLoader, Images, Subset, Views
-from contramask.data.prefetch import sent, staged
-from contramask.data.record import Split
-from contramask.data.resident import placed
 from contramask.data.store import Store
-from contramask.failures import ANEW, SMALLER, explained, within_memory
+from contramask.failures import ANEW, SMALLER, explained
 from contramask.models.bundle import EncoderBundle, random_init_bundle
-from contramask.models.upernet import UPerNet, resize_like
+from contramask.models.dpt import check_fits, check_installed
+from contramask.models.upernet import resize_like
 from contramask.progress import track
 from contramask.results import StageOutput, made_with, result_row
 from contramask.tracker import Tracker
-from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
-from contramask.train.parts import largest_step
+from contramask.train.device import LaunchConfig, machine_name, pick_machine
 from contramask.transfer.dense import (
-    TargetLoader,
-    TuneConfig,
     chunks,
     enlarged,
     joined,
-    made_for,
-    normalise,
     rounded,
     some,
     spread,
-    tunable,
-    tune,
 )
-from contramask.transfer.features import Normalised
-from contramask.transfer.jitter import (
-    draw_placement,
-    draw_window,
-    place_classes,
-    place_images,
-)
+from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.metrics import confusion_matrix, per_class_table, segmentation_scores
 from contramask.transfer.segment_config import Head, SegmentationConfig
-from contramask.transfer.segmenters import (
-    CachedFeatures,
-    FrozenEncoder,
-    LinearSegmenter,
-    UPerNetSegmenter,
+from contramask.transfer.segment_training import (
+    Predict,
+    SegmentationTask,
+    semantic_of,
+    train_linear,
+    train_tuned,
 )
-from contramask.transfer.windows import slide
 from contramask.typed import to_plain
 
 log = logging.getLogger(__name__)
 
-#: Scores (B, K, h, w) of stored images uint8 (B, H, W, C).
-Predict = Callable[[Tensor], Tensor]
 #: Most images an evaluation step, and most scores it holds at once.
 EVAL_BATCH, EVAL_SCORES = 128, 2**28
-
-
-@plain_dataclass(frozen=True)
-class _Task:
-    """What all encoders and heads of one run share."""
-
-    store: Store
-    config: SegmentationConfig
-    machine: Machine
-    tracker: Tracker
-    train: Subset
-    val: Subset
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.store.manifest["semantic_classes"])
 
 
 def run_segmentation(
@@ -90,8 +54,9 @@ def run_segmentation(
 ) -> StageOutput:
     """Segment with one encoder (and its random-init anchor), each head on the same batches.
 
-    Rows: miou, macc, aacc, fwiou in percent for the protocols `linear` and `upernet`, at the
+    Rows: miou, macc, aacc, fwiou in percent for each head, whose name is the protocol, at the
     store's resolution, whole images. Skipped when the store has no pixel classes or no val images.
+    Raises `ValueError` at once for heads that this machine or this encoder cannot have.
     """
     reason = _unsuited(store)
     if reason:
@@ -99,13 +64,16 @@ def run_segmentation(
         return StageOutput.skipped("segmentation", reason)
     started = time.perf_counter()
     train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
-    task = _Task(store, config, pick_machine(launch), tracker, train, val)
+    task = SegmentationTask(store, config, pick_machine(launch), tracker, train, val)
+    if "dpt" in config.heads:
+        check_installed(config.heads)
+        _check_dpt(task, bundle)
     parts = explained(partial(_parts, task, bundle), store.folder, lambda: SMALLER, ANEW)
     seconds = round(time.perf_counter() - started, 1)
     return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 
 
-def _parts(task: _Task, bundle: EncoderBundle) -> list[StageOutput]:
+def _parts(task: SegmentationTask, bundle: EncoderBundle) -> list[StageOutput]:
     config, split, parts = task.config, task.store["val"], list[StageOutput]()
     for one in [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]:
         large = enlarged(one, (split.height, split.width), config.upscale)
@@ -124,7 +92,17 @@ def _unsuited(store: Store) -> str:
     return ""
 
 
-def _facts(task: _Task) -> dict[str, Any]:
+def _check_dpt(task: SegmentationTask, bundle: EncoderBundle) -> None:
+    """Raise `ValueError` before anything is trained where DPT does not fit the images."""
+    config, split, patch_size = task.config, task.store["val"], bundle.encoder.patch_size
+    if config.crop is not None:
+        check_fits(patch_size, config.crop, "segmentation.crop")
+    else:
+        rows, cols = split.height * config.upscale, split.width * config.upscale
+        check_fits(patch_size, (round(rows), round(cols)), "segmentation.upscale")
+
+
+def _facts(task: SegmentationTask) -> dict[str, Any]:
     config, split = task.config, task.store["val"]
     size = [round(side * config.upscale) for side in (split.height, split.width)]
     return {
@@ -141,21 +119,25 @@ def _facts(task: _Task) -> dict[str, Any]:
 
 
 def _inference(config: SegmentationConfig) -> str:
-    if config.crop is None:
+    heads = " and ".join(head for head in config.heads if head != "linear")
+    if config.crop is None or not heads:
         return "whole image"
     rows, cols = config.crop
-    return f"upernet by windows of {rows}x{cols} px, {config.stride:.0%} of a side apart"
+    return f"{heads} by windows of {rows}x{cols} px, {config.stride:.0%} of a side apart"
 
 
-def _measure(task: _Task, bundle: EncoderBundle, head: Head) -> StageOutput:
+def _measure(task: SegmentationTask, bundle: EncoderBundle, head: Head) -> StageOutput:
     """Train one head on one encoder and score it on the val images."""
     method, manifest = bundle.manifest["method"], bundle.manifest
-    train = {"linear": _train_linear, "upernet": _train_upernet}[head]
-    predict, readout, curve = train(task, bundle)
+    if head == "linear":
+        predict, readout, curve = train_linear(task, bundle)
+    else:
+        predict, readout, curve = train_tuned(task, bundle, head)
     confusion, pictured = _evaluate(task, predict, f"evaluate {head} {method}")
     scores = segmentation_scores(confusion)
     log.info("segmentation, %s, %s: %s", method, head, rounded(scores))
-    task.tracker.log({f"segment/{head}/{method}/{k}": v for k, v in scores.items()}, len(curve))
+    name, step = metric_prefix(bundle.manifest, "segmentation", head), int(curve["step"].iloc[-1])
+    task.tracker.log({f"{name}/{k}": v for k, v in scores.items()}, step)
     rows = [result_row(manifest, "val", head, readout, k, v) for k, v in scores.items()]
     names = task.store.manifest["semantic_classes"]
     tables = {
@@ -165,111 +147,8 @@ def _measure(task: _Task, bundle: EncoderBundle, head: Head) -> StageOutput:
     return StageOutput(pd.DataFrame(rows), tables, {f"{method}/predicted_{head}": pictured})
 
 
-def _train_linear(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd.DataFrame]:
-    config, seed = task.config.linear, bundle.manifest["seed"]
-    encode = FrozenEncoder(bundle, task.machine)
-    torch.manual_seed(seed)
-    model = LinearSegmenter(bundle.encoder.embed_dim, task.num_classes).to(task.machine.device)
-    source = _source(task, config, seed, *_feature_images(task, encode))
-    curve = _tuned(task, bundle, model, source, "linear")
-    model.eval()
-    return (lambda pixels: model.head(encode(pixels))), "last map, normed", curve
-
-
-def _feature_images(task: _Task, encode: FrozenEncoder) -> tuple[Images, Views]:
-    """Frozen features, computed once when they fit into memory, batch by batch when not."""
-    if encode.megabytes(len(task.train)) > task.config.cache_megabytes:
-        return task.train, lambda pixels, key, boxes: {"features": encode(pixels)}
-    parts = chunks(len(task.train), EVAL_BATCH)
-    title = "features for the linear head"
-    features = [
-        encode(torch.from_numpy(task.train.__getitems__(part))).half().cpu().numpy()
-        for part in track(parts, title, len(parts))
-    ]
-    cached = CachedFeatures(np.concatenate(features), task.train.labels)
-    return cached, lambda features, key, boxes: {"features": features.float()}
-
-
-def _train_upernet(task: _Task, bundle: EncoderBundle) -> tuple[Predict, str, pd.DataFrame]:
-    config, seed, machine = task.config.upernet, bundle.manifest["seed"], task.machine
-    torch.manual_seed(seed)
-    window = task.config.crop
-    encoder = made_for(bundle, window, "segmentation.crop").encoder if window else bundle.encoder
-    net = UPerNet(tunable(encoder, config.drop_path), task.num_classes, task.config.net)
-    model = UPerNetSegmenter(net, task.config.net.aux_weight)
-    prepare(model, machine)
-    inputs = Normalised(bundle, machine.device)
-
-    def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
-        return {"images": normalise(pixels, inputs)}
-
-    source = _source(task, config, seed, task.train, views)
-    curve = _tuned(task, bundle, model, source, "upernet")
-    model.eval()
-
-    def predict(pixels: Tensor) -> Tensor:
-        images = normalise(pixels, inputs)
-        if window is None:
-            return net(images)[0]  # type: ignore[no-any-return]
-        step = [max(round(side * task.config.stride), 1) for side in window]
-        return slide(lambda piece: net(piece)[0], images, window, (step[0], step[1]))
-
-    return predict, "blocks " + ",".join(map(str, net.taps)), curve
-
-
-def _tuned(
-    task: _Task,
-    bundle: EncoderBundle,
-    model: LinearSegmenter | UPerNetSegmenter,
-    source: TargetLoader,
-    head: Head,
-) -> pd.DataFrame:
-    """The curve of a head's training."""
-    config = task.config.linear if head == "linear" else task.config.upernet
-    groups, machine, manifest = model.groups(config), task.machine, bundle.manifest
-    names = {"name": f"segment/{head}/{manifest['method']}", "seed": manifest["seed"]}
-    return within_memory(
-        partial(tune, model, source, groups, config, machine, **names, tracker=task.tracker),
-        partial(largest_step, model, source, machine, f"segmentation.{head}.batch_size"),
-    )
-
-
-def _source(
-    task: _Task, config: TuneConfig, seed: int, images: Images, views: Views
-) -> TargetLoader:
-    """Batches of `views` with their pixel classes, in an order fixed by the seed."""
-    size = min(config.batch_size, len(images))
-    device, resident = task.machine.device, task.machine.resident
-    loader = ImageLoader(placed(images, device, resident), views, size, seed, device)
-    jitter, window = task.config.jitter, task.config.crop
-
-    def add_classes(batch: Batch, rows: np.ndarray) -> Batch:
-        semantic = _semantic(task, "train", task.train.rows[rows])
-        if "images" not in batch or (jitter.is_idle and window is None):
-            return {**batch, "semantic": semantic}
-        images = batch["images"]
-        if window is None:
-            placement = draw_placement(batch["key"], jitter)
-        else:
-            shown = (window[1] / images.shape[3], window[0] / images.shape[2])
-            share = task.config.max_class_share
-            placement = draw_window(batch["key"], jitter, semantic, shown, share)
-        moved = place_images(images, placement, window, jitter.halvings)
-        return {**batch, "images": moved, "semantic": place_classes(semantic, placement, window)}
-
-    return TargetLoader(loader, add_classes)
-
-
-def _semantic(task: _Task, split: Split, rows: np.ndarray) -> Tensor:
-    classes = task.store[split].semantic
-    if classes is None:
-        raise ValueError(f"the store's {split} split has no pixel classes")
-    device = task.machine.device
-    return sent(staged(np.array(classes[rows]), device), device)
-
-
 @torch.no_grad()
-def _evaluate(task: _Task, predict: Predict, title: str) -> tuple[Tensor, np.ndarray]:
+def _evaluate(task: SegmentationTask, predict: Predict, title: str) -> tuple[Tensor, np.ndarray]:
     """The confusion matrix of the val images, and the classes predicted for the pictured ones."""
     confusion = torch.zeros(task.num_classes, task.num_classes, dtype=torch.int64)
     predicted = []
@@ -277,7 +156,7 @@ def _evaluate(task: _Task, predict: Predict, title: str) -> tuple[Tensor, np.nda
     fits = int(EVAL_SCORES // max(area * task.num_classes, 1))
     parts = chunks(len(task.val), max(1, min(EVAL_BATCH, fits)))
     for part in track(parts, title, len(parts)):
-        truth = _semantic(task, "val", task.val.rows[part])
+        truth = semantic_of(task, "val", task.val.rows[part])
         with task.machine.autocast():
             scores = predict(torch.from_numpy(task.val.__getitems__(part)))
         classes = resize_like(scores.float(), truth).argmax(dim=1).to(torch.uint8)
@@ -286,13 +165,13 @@ def _evaluate(task: _Task, predict: Predict, title: str) -> tuple[Tensor, np.nda
     return confusion, np.concatenate(predicted)[_pictured(task)]
 
 
-def _pictured(task: _Task) -> np.ndarray:
+def _pictured(task: SegmentationTask) -> np.ndarray:
     return spread(len(task.val), task.config.pictures)
 
 
-def _pictures(task: _Task, bundle: EncoderBundle) -> StageOutput:
+def _pictures(task: SegmentationTask, bundle: EncoderBundle) -> StageOutput:
     """The pictured val images and their true classes."""
     method, shown = bundle.manifest["method"], _pictured(task)
-    truth = _semantic(task, "val", task.val.rows[shown]).cpu().numpy()
+    truth = semantic_of(task, "val", task.val.rows[shown]).cpu().numpy()
     arrays = {f"{method}/images": task.val.__getitems__(shown), f"{method}/truth": truth}
     return StageOutput(arrays=arrays)

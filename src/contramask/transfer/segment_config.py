@@ -3,15 +3,18 @@
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
+from contramask.models.dpt import DPTConfig, check_installed
 from contramask.models.upernet import UPerNetConfig
 from contramask.transfer.dense import TuneConfig
 from contramask.transfer.jitter import JitterConfig
 from contramask.typed import STRICT
 
-Head = Literal["linear", "upernet"]
+#: Heads that train the encoder under them, and all heads.
+TunedHead = Literal["upernet", "dpt"]
+Head = Literal["linear", TunedHead]
 CropSide = Annotated[int, Field(ge=8)]
 
 
@@ -35,21 +38,34 @@ class UPerNetTune(TuneConfig):
 
 
 @dataclass(frozen=True, config=STRICT)
-class SegmentationConfig:
-    """Two protocols: `linear` on frozen features, `upernet` with the encoder fine-tuned.
+class DPTTune(TuneConfig):
+    """Training of DPT together with the encoder."""
 
+    epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    lr: float = Field(default=3e-3, gt=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class SegmentationConfig:
+    """Protocols: `linear` on frozen features; `upernet` and `dpt` with the encoder fine-tuned.
+
+    `dpt` needs `pip install 'contramask[dpt]'`.
     The defaults suit the digit scenes on two cores; ADE20K's values stand in comments.
     """
 
-    heads: tuple[Head, ...] = ("linear", "upernet")
+    heads: Annotated[tuple[Head, ...], AfterValidator(check_installed)] = ("linear", "upernet")
     train_limit: int | None = Field(default=3000, ge=2)  # images, spread over the train split
     val_limit: int | None = Field(default=1000, ge=1)
     upscale: float = Field(default=1.0, gt=0)  # the encoder reads stored images this much larger
     linear: LinearTune = field(default_factory=LinearTune)
     upernet: UPerNetTune = field(default_factory=UPerNetTune)
     net: UPerNetConfig = field(default_factory=UPerNetConfig)
-    jitter: JitterConfig = field(default_factory=JitterConfig)  # of upernet; linear has none
-    #: Rows and columns of the window upernet learns on and slides over images; null: whole images.
+    dpt: DPTTune = field(default_factory=DPTTune)
+    dpt_net: DPTConfig = field(default_factory=DPTConfig)
+    jitter: JitterConfig = field(default_factory=JitterConfig)  # linear has none
+    #: Rows and columns of the window that upernet and dpt learn on and slide over images; null:
+    #: whole images.
     crop: tuple[CropSide, CropSide] | None = None  # ADE20K: 512, 512
     stride: float = Field(default=2 / 3, gt=0, le=1)  # between windows, in their sides
     max_class_share: float = Field(default=0.75, gt=0, le=1)  # of one class in a training window

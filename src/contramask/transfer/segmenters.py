@@ -1,4 +1,4 @@
-"""The two ways pixels are classified: a frozen encoder with a linear head, and UPerNet."""
+"""How pixels are classified: a frozen encoder with a linear head; UPerNet and DPT, fine-tuned."""
 
 from typing import Any
 
@@ -9,12 +9,15 @@ from torch.nn import functional as F
 
 from contramask.methods.base import StepOutput
 from contramask.models.bundle import EncoderBundle
+from contramask.models.dpt import DPT
+from contramask.models.family import Encoder
 from contramask.models.upernet import LinearSegmentationHead, UPerNet, resize_like
 from contramask.train.device import Machine, prepare
 from contramask.train.optim import decay_groups, layer_decay_groups
 from contramask.transfer.dense import TuneConfig, normalise
 from contramask.transfer.features import Normalised
 from contramask.transfer.metrics import IGNORE_INDEX
+from contramask.transfer.segment_config import SegmentationConfig, TunedHead
 
 Batch = dict[str, Any]
 
@@ -89,6 +92,15 @@ class UPerNetSegmenter(nn.Module):
         super().__init__()
         self.net, self.aux_weight = net, aux_weight
 
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The blocks that are read."""
+        return self.net.taps
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, K, h, w) of normalised images (B, C, H, W)."""
+        return self.net(images)[0]  # type: ignore[no-any-return]
+
     def forward(self, batch: Batch) -> StepOutput:
         """One step's loss from `images` and `semantic`; terms: main_loss, aux_loss."""
         logits, aux_logits = self.net(batch["images"])
@@ -101,3 +113,38 @@ class UPerNetSegmenter(nn.Module):
         """Optimiser groups: the encoder's layer by layer, the heads' at the full rate."""
         heads = [self.net.pyramid, self.net.head, self.net.aux]
         return layer_decay_groups(self.net.encoder, heads, config.weight_decay, config.layer_decay)
+
+
+class DPTSegmenter(nn.Module):
+    """Trains DPT and the encoder under it; the library's DPT has no auxiliary head."""
+
+    def __init__(self, net: DPT) -> None:
+        super().__init__()
+        self.net = net
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The blocks that are read."""
+        return self.net.taps
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Scores (B, K, H, W) of normalised images (B, C, H, W)."""
+        return self.net(images)  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """One step's loss from `images` and `semantic`."""
+        return StepOutput(pixel_loss(self.scores(batch["images"]), batch["semantic"]))
+
+    def groups(self, config: TuneConfig) -> list[dict[str, Any]]:
+        """Optimiser groups: the encoder's layer by layer, the decoder's at the full rate."""
+        heads = [self.net.decoder, self.net.head]
+        return layer_decay_groups(self.net.encoder, heads, config.weight_decay, config.layer_decay)
+
+
+def build_segmenter(
+    head: TunedHead, encoder: Encoder, num_classes: int, config: SegmentationConfig
+) -> UPerNetSegmenter | DPTSegmenter:
+    """The network of a head that is trained together with its encoder."""
+    if head == "dpt":
+        return DPTSegmenter(DPT(encoder, num_classes, config.dpt_net))
+    return UPerNetSegmenter(UPerNet(encoder, num_classes, config.net), config.net.aux_weight)

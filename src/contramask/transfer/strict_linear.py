@@ -28,6 +28,7 @@ from contramask.train.device import Machine, prepare
 from contramask.train.loop import BatchSource, TrainPlan, fit
 from contramask.train.parts import largest_step
 from contramask.train.schedule import scaled_lr, warmup_cosine
+from contramask.transfer.metric_names import metric_prefix
 from contramask.typed import STRICT
 
 _CHUNK = 256  # views the encoder reads at once; only the heads see a whole batch
@@ -144,7 +145,7 @@ def strict_linear(
     total = config.epochs * loader.steps_per_epoch
     warmup = int(config.warmup_epochs * loader.steps_per_epoch)
     plan = TrainPlan(
-        name=f"linear-mae/{manifest['method']}",
+        name=metric_prefix(manifest, "probe", "linear-mae"),
         epochs=config.epochs,
         optimizer=lars(heads, scaled_lr(config.base_lr, loader.batch_size)),
         factor_at=lambda step: warmup_cosine(step, total, warmup),
