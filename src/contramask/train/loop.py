@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from contramask.methods.base import StepOutput
 from contramask.progress import progress_bar
 from contramask.tracker import Tracker
+from contramask.train.backward import backward
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import Machine
 from contramask.train.guard import Guard, NonFiniteLoss
 from contramask.train.interruption import Interruption
 from contramask.train.meter import Meter
 from contramask.train.waiting import WaitingAdvice
-from contramask.train.world import bare, current_world, parallel, unsynced
+from contramask.train.world import bare, current_world, parallel
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +101,11 @@ def train_step(
 ) -> StepOutput:
     """One update: forward, backward, optimiser, target networks; nothing in it waits for a device.
 
-    `progress` in (0, 1] is the share of the training done after this step. `accumulate` passes
-    over equal parts of the batch share one update; a guard is asked before it.
+    `progress` in (0, 1] is the share of the training done after this step. A batch passes through
+    in `accumulate` parts (`train.backward`); a guard is asked before the update.
     """
     optimizer.zero_grad(set_to_none=True)
-    output = _backward(model, batch, machine, accumulate)
+    output = backward(model, batch, machine, accumulate)
     if clip_grad is not None or guard is not None:
         norm = _gradient_norm(optimizer, clip_grad)
         if guard is not None:
@@ -121,33 +122,6 @@ def _gradient_norm(optimizer: torch.optim.Optimizer, clip_grad: float | None) ->
     if clip_grad is not None:
         return torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def _backward(model: nn.Module, batch: Batch, machine: Machine, parts: int) -> StepOutput:
-    """Gradients of the mean loss of a batch's equal parts, and that loss."""
-    outputs: list[StepOutput] = []
-    for number in range(parts):
-        synced = number == parts - 1
-        with nullcontext() if synced else unsynced(model):
-            with machine.autocast():
-                output: StepOutput = model(part_of(batch, number, parts))
-            (output.loss / parts).backward()  # type: ignore[no-untyped-call]
-        outputs.append(output)
-    if parts == 1:
-        return outputs[0]
-    loss = torch.stack([each.loss.detach() for each in outputs]).mean()
-    names = outputs[0].terms
-    terms = {name: torch.stack([each.terms[name] for each in outputs]).mean() for name in names}
-    return StepOutput(loss, terms)
-
-
-def part_of(batch: Batch, number: int, parts: int) -> Batch:
-    """One of `parts` equal parts of a batch, counted from 0."""
-    if parts == 1:
-        return batch
-    return {
-        k: v.tensor_split(parts)[number] if isinstance(v, Tensor) else v for k, v in batch.items()
-    }
 
 
 class _Run:

@@ -26,9 +26,9 @@ from contramask.train.box_refresh import RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.failures import explained
-from contramask.train.loop import TrainPlan, fit, part_of
+from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
-from contramask.train.parts import check_parts, what_fits
+from contramask.train.parts import check_parts, pass_note, what_fits
 from contramask.train.pictures import VIEWS, reconstructions, show_views, view_preview
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain_config import FREE, PretrainConfig
@@ -172,9 +172,8 @@ def _build(
 def _plan_facts(
     store: Store, config: PretrainConfig, method: Method, loader: ImageLoader, machine: Machine
 ) -> dict[str, Any]:
-    processes = loader.share[1]
-    batch = part_of(next(loader.epoch(0)), 0, config.accumulate)
-    flops, seconds = measure_step(method, batch, machine)
+    batch = method.cut(next(loader.epoch(0)), config.accumulate)[0]
+    flops, seconds = measure_step(method, batch, machine, config.accumulate)
     steps = loader.steps_per_epoch * config.epochs
     return {
         "method": method.label,
@@ -183,7 +182,7 @@ def _plan_facts(
         "epochs": config.epochs,
         "steps": steps,
         "batch size": config.batch_size,
-        "images a pass": f"{len(batch['key'])} ({processes} processes x {config.accumulate} parts)",
+        "images a pass": pass_note(method, loader, config.accumulate),
         "lr after scaling": scaled_lr(config.base_lr, config.batch_size),
         "parameters trained (M)": round(count_parameters(method) / 1e6, 2),
         "parameters of the encoder (M)": round(

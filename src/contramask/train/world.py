@@ -17,6 +17,7 @@ from contramask.methods.base import Method
 from contramask.models.synced_norm import sync_norms
 
 _ENDED = "contramask/main-process-ended"
+_BUCKET = 8 * 2**20  # values sent at once: 32 MB, as DistributedDataParallel's own
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,22 @@ def unsynced(model: nn.Module) -> AbstractContextManager[None]:
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()
     return nullcontext()
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients over all processes after passes of which `parallel` knew nothing."""
+    if not isinstance(model, DistributedDataParallel):
+        return
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    while found:
+        some = [found.pop()]  # as many as fill a bucket
+        while found and sum(each.numel() for each in some) < _BUCKET:
+            some.append(found.pop())
+        total = torch.cat([each.flatten() for each in some])
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+        parts = torch.split(total, [each.numel() for each in some])
+        torch._foreach_copy_(some, [p.view_as(each) for p, each in zip(parts, some, strict=True)])
 
 
 def _leave() -> None:
