@@ -47,6 +47,8 @@ class Method(nn.Module):
     rank: int = 0
     #: Whether the method predicts hidden pixels, which `reconstruct` shows.
     draws_pictures: bool = False
+    #: Whether `gauges` reads the weights, and not just what the latest step left behind.
+    gauges_read_weights: bool = False
 
     def __init__(self) -> None:
         super().__init__()

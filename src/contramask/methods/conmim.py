@@ -74,6 +74,7 @@ class ConMIM(CoupledMethod[_Reading]):
     """
 
     config: ConMIMConfig
+    gauges_read_weights = True
 
     def __init__(self, encoder: BeitEncoder, config: ConMIMConfig) -> None:
         super().__init__()

@@ -94,6 +94,7 @@ class SupMIM(Method):
     """
 
     config: SupMIMConfig
+    gauges_read_weights = True
     encoder: VisionEncoder
     class_head: nn.Linear
     mim: MaskedPrediction | None  # None: plain supervised training

@@ -21,12 +21,15 @@ from contramask.train.device import Machine
 from contramask.train.guard import Guard, NonFiniteLoss
 from contramask.train.interruption import Interruption
 from contramask.train.meter import Meter
+from contramask.train.sharding import can_be_gauged, in_full, is_sharded, restore, whole
 from contramask.train.waiting import WaitingAdvice
 from contramask.train.world import bare, current_world, parallel
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
+
+_ASKED = 8  # steps between two times at which processes with shards ask whether to save or stop
 
 
 class BatchSource(Protocol):
@@ -81,7 +84,7 @@ def fit(
             for batch in run.batches(epoch):
                 run.one_step(batch)
                 bar.update(task, completed=run.step, note=run.note)
-                if stop and stop.requested:
+                if stop and run.told(stop.requested):
                     run.save_and_stop(stop)
             if not bar.console.is_terminal:  # a bar cannot be watched in a file; lines can
                 note = f", {run.note}" if run.note else ""  # nothing was logged yet
@@ -120,8 +123,9 @@ def _gradient_norm(optimizer: torch.optim.Optimizer, clip_grad: float | None) ->
     """The norm of the whole gradient, which is clipped to `clip_grad` if that is given."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if clip_grad is not None:
-        return torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        return in_full(torch.nn.utils.clip_grad_norm_(parameters, clip_grad))
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return in_full(torch.nn.utils.get_total_norm(gradients))
 
 
 class _Run:
@@ -143,13 +147,13 @@ class _Run:
         self.guard = Guard(plan.name, self.world, plan.machine.device, plan.skip_up_to)
         self.guard.images_at, self.guard.folder = plan.images_at, keeper.folder if keeper else None
         self.waiting = WaitingAdvice(plan.name, source)
-        state = keeper.load(plan.machine.device) if keeper else None
+        place = torch.device("cpu") if is_sharded(model) else plan.machine.device
+        state = keeper.load(place) if keeper else None
         if state:
             self.step, self.rows = state["step"], state["rows"]
             self.meter = Meter.resumed(state["meter"])
             self.guard.resume(state.get("skipped", 0))
-            model.load_state_dict(state["model"])
-            plan.optimizer.load_state_dict(state["optimizer"])
+            restore(model, plan.optimizer, state)
             log.info("%s: continued from step %d of %d", plan.name, self.step, self.total)
         self.trained = parallel(model, self.world)
 
@@ -184,15 +188,25 @@ class _Run:
         last = self.step == self.total
         if last or self.step % plan.log_every == 0:
             self._log()
-        if self.keeper and self.world.is_main:
+        if self.keeper and (self.world.is_main or is_sharded(self.model)):
             self._keep(self.keeper, last)
+
+    def told(self, yes: bool) -> bool:
+        """What the main process wants: where weights are in shards, all save, and ask at times."""
+        if not is_sharded(self.model):
+            return yes
+        if self.step % _ASKED:
+            return False
+        wanted = torch.tensor(float(yes and self.world.is_main), device=self.plan.machine.device)
+        return bool(self.world.sum(wanted) > 0)
 
     def save_and_stop(self, stop: Interruption) -> None:
         """Write a checkpoint, then let the signal through; if it does not end the run, go on."""
         if self.keeper:
             self._save(self.keeper)
             log.warning("%s: asked to stop; saved at step %d", self.plan.name, self.step)
-        stop.deliver()
+        if self.world.is_main:  # the others, where they saved too, wait for its end
+            stop.deliver()
 
     def _log(self) -> None:
         meter, plan = self.meter, self.plan
@@ -202,7 +216,8 @@ class _Run:
         self._check_finite(means)
         if plan.skip_up_to:
             means["skipped"] = float(self.guard.skipped)
-        if gauges := getattr(self.model, "gauges", None):
+        gauges = getattr(self.model, "gauges", None)
+        if gauges and can_be_gauged(self.model):
             means |= {name: float(value) for name, value in gauges().items()}
         row = {
             "step": self.step,
@@ -235,26 +250,29 @@ class _Run:
         """Write what is due after a step; after the last one, too: results are not saved yet."""
         epoch, rest = divmod(self.step, self.source.steps_per_epoch)
         milestone = rest == 0 and epoch in keeper.milestones
-        if last or milestone or self._save_due():
+        if self.told(self._save_due()) or last or milestone:
             self._save(keeper)
-        if milestone:
+        if milestone and self.world.is_main:
             keeper.keep_milestone(epoch)
 
     def _save(self, keeper: Keeper) -> None:
         # Nothing non-finite is ever kept; a finite loss can have had an infinite gradient.
         self.guard.check()
-        weights = {name: float(p.detach().sum()) for name, p in self.model.named_parameters()}
-        self._check_finite(weights)
+        model = whole(self.model.state_dict())
+        names = [name for name, _ in self.model.named_parameters()]
+        self._check_finite({name: float(model[name].sum()) for name in names})
+        optimizer = whole(self.plan.optimizer.state_dict())
         epoch, batch = divmod(self.step, self.source.steps_per_epoch)
-        keeper.save(
-            {
-                "step": self.step,
-                "position": {"epoch": epoch, "batch": batch, "seed": self.plan.seed},
-                "rows": self.rows,
-                "meter": self.meter.state(),
-                "skipped": self.guard.skipped,
-                "model": self.model.state_dict(),
-                "optimizer": self.plan.optimizer.state_dict(),
-            }
-        )
+        if self.world.is_main:
+            keeper.save(
+                {
+                    "step": self.step,
+                    "position": {"epoch": epoch, "batch": batch, "seed": self.plan.seed},
+                    "rows": self.rows,
+                    "meter": self.meter.state(),
+                    "skipped": self.guard.skipped,
+                    "model": model,
+                    "optimizer": optimizer,
+                }
+            )
         self.saved = time.monotonic()

@@ -33,6 +33,7 @@ from contramask.train.pictures import VIEWS, reconstructions, show_views, view_p
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain_config import FREE, PretrainConfig
 from contramask.train.schedule import scaled_lr, warmup_cosine
+from contramask.train.sharding import check_sharding, sharded, whole
 from contramask.train.world import connect, current_world
 from contramask.typed import to_plain
 
@@ -71,6 +72,9 @@ def pretrain(
     loader, views = make_loader(store, boxes, config, run.seed, machine, launch.worker_count)
     source = with_refresh(loader, store, boxes, config, run, method, work)
     check_parts(method, loader, config.accumulate)
+    shards = launch.sharding == "fsdp2" and world.size > 1
+    if shards:
+        check_sharding(method, config.accumulate, config.box_refresh is not None)
     fingerprint = _fingerprint(store, boxes, config, method, run)
     keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
 
@@ -82,9 +86,14 @@ def pretrain(
         preview = view_preview(loader, views)
         if world.is_main:
             show_views(preview, work, tracker)
-        plan = _train_plan(config, method, loader, machine, run.seed)
+        trained = sharded(method, world, machine.device) if shards else method
+        plan = _train_plan(config, trained, loader, machine, run.seed)
         plan = replace(plan, images_at=lambda step: _image_ids(store, loader, step))
-        return planned, preview, fit(method, source, plan, tracker, keeper)
+        curve = fit(trained, source, plan, tracker, keeper)
+        if shards:
+            method.load_state_dict(whole(trained.state_dict()))
+            prepare(method, machine)
+        return planned, preview, curve
 
     fitting = partial(what_fits, method, loader, machine, config.accumulate)
     planned, preview, curve = explained(training, work, fitting)
