@@ -30,7 +30,6 @@ VARIANTS: dict[str, MethodConfig] = {
     "mao_alone": replace(PLAIN["cmae_mao"], con_site="none"),
     "conmim_centred": replace(PLAIN["conmim"], key_centering="per_position"),
     "supervised": replace(PLAIN["supmim"], lambda_mim=0.0),
-    "supmim_shared": replace(PLAIN["supmim"], mode="shared"),
     "supmim_dropped": replace(
         PLAIN["supmim"], mode="shared", mask_style="drop", clean_share=0.0, pool="cls"
     ),

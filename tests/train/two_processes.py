@@ -34,6 +34,7 @@ METHODS: dict[str, MethodConfig] = {
     "cmae_mao": CMAEMaoConfig(decoder=SMALL, head_hidden_dim=16, head_out_dim=8),
     "conmim": ConMIMConfig(head_hidden_dim=16, head_out_dim=8),
     "supmim": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig()),
+    "supmim_shared": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig(), mode="shared"),
 }
 PARTS = (1, 2)  # into which a process cuts its half
 MANIFEST = {"classes": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.25] * 3, "data_hash": "0"}

@@ -67,7 +67,7 @@ def can_be_gauged(model: nn.Module) -> bool:
 
 def in_full(value: Tensor) -> Tensor:
     """A tensor put together from all processes' shards, if it is shared; all must ask."""
-    return value.full_tensor() if isinstance(value, DTensor) else value  # type: ignore[no-any-return]
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def whole(value: Any) -> Any:
