@@ -138,16 +138,16 @@ def answers_of_conmim() -> dict[str, Tensor]:
     state = {name: value.clone() for name, value in method.state_dict().items()}
     views = {"view": torch.randn(4, 3, 16, 16), "target_view": torch.randn(4, 3, 16, 16)}
     batch = {**views, "noise": torch.rand(4, 16)}
-    mask = method.draw_mask(batch)
+    reading = method.read(batch)
     loss = method(batch).loss
     loss.backward()
     known = {
         "input": batch["view"],
         "input_aug": batch["target_view"],
-        "mask": mask.mask.float(),
+        "mask": reading.mask.mask.float(),
         "loss": loss[None],
-        "feat": method.queries(batch["view"], mask),
-        "feat_full": method.keys(batch["target_view"]),
+        "feat": method.queries(reading.tokens),
+        "feat_full": method.keys(method.targets(reading)[0]),
         "online.rel_pos_bias.relative_position_index": gen_relative_position_index((4, 4)),
     }
     known |= {official_conmim(name): value for name, value in state.items()}

@@ -133,7 +133,7 @@ def test_keys_pass_no_gradient_even_to_a_target_that_would_take_it() -> None:
     frozen, free = tiny(), tiny()
     free.target_encoder.requires_grad_(True)
     free.target_projector.requires_grad_(True)
-    assert not free.target_key(batch_of()["target_view"]).requires_grad
+    assert not free.targets(free.read(batch_of()))[0].requires_grad
     for method in (frozen, free):
         method(batch_of()).loss.backward()
     for (name, one), two in zip(frozen.named_parameters(), free.parameters(), strict=True):
@@ -218,8 +218,8 @@ def test_the_target_leaves_out_the_final_norm_by_default() -> None:
     encoder = without.target_encoder
     assert torch.equal(encoder.forward_tokens(images), encoder.tokens(images))
     tokens = final.target_encoder.norm(final.target_encoder.tokens(images))
-    expected = final.target_projector(tokens[:, 1:].mean(dim=1))
-    torch.testing.assert_close(final.target_key(images), expected)
+    found = final.targets(final.read(batch_of()))[0]
+    torch.testing.assert_close(found, tokens[:, 1:].mean(dim=1))
 
 
 def test_the_target_starts_as_a_copy() -> None:

@@ -150,7 +150,7 @@ def test_the_exported_encoder_carries_none_of_it() -> None:
 
 
 def test_both_views_hide_the_same_patches() -> None:
-    one, two = method().read_views(batch())
+    one, two = method().read(batch())
     assert torch.equal(one.mask.mask, two.mask.mask)
     assert torch.equal(one.places, two.places)
     assert one.mask.mask.sum(dim=1).tolist() == [18] * 8  # of 24
@@ -158,12 +158,12 @@ def test_both_views_hide_the_same_patches() -> None:
 
 def test_masks_of_their_own_differ_and_can_be_forced() -> None:
     model, given = method(masks="own"), batch()
-    one, two = model.read_views(given)
+    one, two = model.read(given)
     assert not torch.equal(one.mask.mask, two.mask.mask)
-    shared = method().read_views(given)[0]
+    shared = method().read(given)[0]
     assert torch.equal(one.mask.mask, shared.mask.mask)
     noise = torch.arange(24.0).expand(8, -1)
-    one, two = model.read_views({**given, "noise": noise, "target_noise": -noise})
+    one, two = model.read({**given, "noise": noise, "target_noise": -noise})
     assert one.mask.ids_keep[0].tolist() == [0, 1, 2, 3, 4, 5]
     assert two.mask.ids_keep[0].tolist() == [23, 22, 21, 20, 19, 18]
 
@@ -184,7 +184,7 @@ def test_both_views_are_reconstructed(norm: bool) -> None:
 
 
 def test_the_visible_tokens_are_asked_for_their_own_places() -> None:
-    reading = method().read_views(batch())[0]
+    reading = method().read(batch())[0]
     assert torch.equal(reading.places, reading.mask.ids_keep)
     assert torch.equal(reading.asked, reading.tokens[:, 1:])
 
@@ -200,17 +200,17 @@ def test_the_mse_arm_has_sdmaes_value() -> None:
 def test_the_hard_arm_asks_half_of_the_visible_tokens_and_hides_their_positions() -> None:
     model = method(**{**BARE, "position": "hard"})
     given = batch(count=1)
-    before = model.read_views(given)[0]
+    before = model.read(given)[0]
     assert before.asked.shape == (1, 3, 40)  # of 6 visible
     assert set(before.places[0].tolist()) < set(before.mask.ids_keep[0].tolist())
     table = model.encoder.pos_embed.data  # class token first
     places = 1 + before.places[0]
     table[:, places] = table[:, places.roll(1)]
-    after = model.read_views(given)[0]
+    after = model.read(given)[0]
     assert torch.equal(after.tokens, before.tokens)
     told = [place for place in before.mask.ids_keep[0].tolist() if place not in before.places[0]]
     table[:, 1 + told[0]] = table[:, 1 + told[1]]
-    assert not torch.allclose(model.read_views(given)[0].tokens, before.tokens, atol=1e-3)
+    assert not torch.allclose(model.read(given)[0].tokens, before.tokens, atol=1e-3)
 
 
 def test_the_hard_arm_needs_two_visible_patches_and_says_so_at_once() -> None:
@@ -221,12 +221,12 @@ def test_the_hard_arm_needs_two_visible_patches_and_says_so_at_once() -> None:
     with pytest.raises(ValueError, match=r"ratio of 0\.75 leaves 0 of 3 patches visible"):
         method((4, 12))
     model = method((8, 16), position="hard")  # two of eight: one is asked
-    assert model.read_views(batch(size=(8, 16)))[0].asked.shape == (8, 1, 40)
+    assert model.read(batch(size=(8, 16)))[0].asked.shape == (8, 1, 40)
     assert torch.isfinite(method((8, 8))(batch(size=(8, 8))).loss)
 
 
 def test_views_are_asked_about_other_tokens_in_the_hard_arm() -> None:
-    one, two = method(position="hard").read_views(batch())
+    one, two = method(position="hard").read(batch())
     assert torch.equal(one.mask.ids_keep, two.mask.ids_keep)
     assert not torch.equal(one.places, two.places)
 
@@ -255,25 +255,23 @@ def test_the_contrast_of_known_queries_and_keys(site: str, monkeypatch: pytest.M
 
 def branches(model: CMAEMao, given: Batch) -> tuple[list[Tensor], list[Tensor]]:
     """Queries and keys of both views, (B, d) each, written out."""
-    views = model.read_views(given)
+    views, contrast = model.read(given), model.contrast
     if model.config.con_site == "encoder_cls":
         seen = [each.tokens for each in views]
         aimed = [model.target_encoder.forward_tokens(v.view, v.mask.ids_keep) for v in views]
     else:
         seen = aimed = [model.pixel_decoder(v.tokens, v.mask) for v in views]
-    queries = [model.contrast.predictor(model.contrast.projector(each)) for each in seen]
-    return queries, [model.contrast.target_projector(each) for each in aimed]
+    online, target = contrast.projector, contrast.target_projector
+    queries = [contrast.predictor(online.head(online.pool(each))) for each in seen]
+    return queries, [target.head(target.pool(each)) for each in aimed]
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_queries_meet_the_keys_of_the_other_view(site: str) -> None:
     model, given = method(con_site=site), batch()
     queries, keys = branches(model, given)
-    readings = model.read_views(given)
-    states = [model.pixel_decoder(each.tokens, each.mask) for each in readings]
-    losses = model.contrast_losses(readings, states)
-    for loss, query, key in zip(losses, queries, reversed(keys), strict=True):
-        torch.testing.assert_close(loss, info_nce(query, key, 0.2, model.gather, 0))
+    losses = [info_nce(queries[i], keys[1 - i], 0.2, model.gather, 0).detach() for i in (0, 1)]
+    torch.testing.assert_close(model(given).terms["contrast_loss"], torch.stack(losses).mean())
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -314,10 +312,11 @@ def test_gradients_reach_all_that_is_trained_and_no_target(site: str) -> None:
     assert not expected & targets
     for name in targets:
         model.get_parameter(name).requires_grad_(True)
-    reading = model.read_views(batch())[0]
-    states = model.pixel_decoder(reading.tokens, reading.mask)
-    aimed = model._key_tokens(reading) if site == "encoder_cls" else states
-    assert aimed.requires_grad == (site == "sdmae_branch")  # by the online decoder
+    reading = model.read(batch())[0]
+    if reading.states is not None:
+        assert reading.states.requires_grad  # by the online decoder
+    aimed = model.targets([reading])[0]
+    assert not aimed.requires_grad
     assert not model.contrast.key(aimed).requires_grad
     stepped(model, batch())
     found = grads(model)
@@ -329,7 +328,7 @@ def test_gradients_reach_all_that_is_trained_and_no_target(site: str) -> None:
 @pytest.mark.parametrize("position", ["visible", "hard"])
 def test_the_position_alone_teaches_the_encoder(position: str) -> None:
     model = moved(method(con_site="none", position=position))
-    for reading in model.read_views(batch()):
+    for reading in model.read(batch()):
         model.zero_grad()
         model.position_loss(reading).backward()  # type: ignore[no-untyped-call]
         reached = {name for name, value in grads(model).items() if value.any()}
@@ -340,9 +339,9 @@ def test_the_position_alone_teaches_the_encoder(position: str) -> None:
 @pytest.mark.parametrize("site", SITES)
 def test_the_contrast_alone_teaches_the_encoder(site: str) -> None:
     model = method(con_site=site, position="none")
-    readings = model.read_views(batch())
-    states = [model.pixel_decoder(each.tokens, each.mask) for each in readings]
-    torch.stack(model.contrast_losses(readings, states)).sum().backward()
+    readings = model.read(batch())
+    joint = model.joint_loss(model.features(readings), model.targets(readings))
+    joint.loss.backward()
     gradient = model.encoder.get_parameter("blocks.0.attn.qkv.weight").grad
     assert gradient is not None
     assert float(gradient.abs().max()) > 0

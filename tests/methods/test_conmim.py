@@ -42,6 +42,16 @@ def batch_of(size: Size = (16, 24), channels: int = 3, count: int = 5) -> dict[s
     }
 
 
+def asked(method: ConMIM, batch: dict[str, Tensor]) -> Tensor:
+    """Queries of all patches, (B, L, d)."""
+    return method.queries(method.read(batch).tokens)
+
+
+def answers(method: ConMIM, view: Tensor) -> Tensor:
+    """Keys of all patches, (B, L, d)."""
+    return method.keys(method.target_encoder.forward_tokens(view))
+
+
 @pytest.mark.parametrize(
     ("side", "hidden", "patches"), [(14, 148, 196), (8, 48, 64), (16, 192, 256), (6, 28, 36)]
 )
@@ -112,7 +122,7 @@ def test_the_methods_loss_is_that_of_its_branches() -> None:
     method, batch = tiny(), batch_of()
     output = method(batch)
     mask = method.draw_mask(batch)
-    query, key = method.queries(batch["view"], mask), method.keys(batch["target_view"])
+    query, key = asked(method, batch), answers(method, batch["target_view"])
     assert query.shape == key.shape == (5, 24, 8)
     expected = slow_loss(query.detach(), key, mask.ids_hide.tolist(), 0.1)
     assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-5)
@@ -125,7 +135,7 @@ def test_projectors_read_class_tokens_too() -> None:
     mask = method.draw_mask(batch)
     seen = method.online_encoder.forward_masked(batch["view"], mask.mask, method.mask_token)
     aimed = method.target_encoder.forward_tokens(batch["target_view"])
-    query, key = method.queries(batch["view"], mask), method.keys(batch["target_view"])
+    query, key = asked(method, batch), answers(method, batch["target_view"])
     torch.testing.assert_close(query, method.projector(seen)[:, 1:])
     torch.testing.assert_close(key, method.target_projector(aimed)[:, 1:])
     # The batch norms would standardise otherwise without them.
@@ -186,8 +196,8 @@ def test_what_is_under_the_mask_is_hidden_from_the_online_branch_only() -> None:
     mask = method.draw_mask(batch)
     pixels = mask.mask.reshape(5, 1, 4, 6).repeat_interleave(4, 2).repeat_interleave(4, 3)
     view = torch.where(pixels, torch.randn_like(batch["view"]), batch["view"])
-    assert torch.equal(method.queries(view, mask), method.queries(batch["view"], mask))
-    assert not torch.allclose(method.keys(view), method.keys(batch["view"]))
+    assert torch.equal(asked(method, {**batch, "view": view}), asked(method, batch))
+    assert not torch.allclose(answers(method, view), answers(method, batch["view"]))
 
 
 def test_equal_branches_find_every_patch_that_they_see() -> None:
@@ -196,7 +206,7 @@ def test_equal_branches_find_every_patch_that_they_see() -> None:
     view = torch.randn(4, 3, 32, 32)
     everything = torch.zeros(4, 64, dtype=torch.bool)
     tokens = method.online_encoder.forward_masked(view, everything, method.mask_token)
-    query, key = method.projector(tokens)[:, 1:], method.keys(view)
+    query, key = method.queries(tokens), answers(method, view)
     gauges = patch_gauges(query, key, torch.arange(64).expand(4, -1), 0.1)
     assert float(gauges["match_top1"]) > 0.99
     assert float(gauges["match_top1_other"]) < 0.05
@@ -336,7 +346,7 @@ def test_absolute_positions_warn_unless_keys_are_centred(caplog: pytest.LogCaptu
     assert not caplog.records
     tiny(beit=absolute)
     assert "without looking at the image" in caplog.text
-    keys = centred.keys(batch_of()["target_view"])
+    keys = answers(centred, batch_of()["target_view"])
     torch.testing.assert_close(keys.mean(dim=0), torch.zeros(24, 8), atol=1e-5, rtol=0)
 
 

@@ -155,7 +155,7 @@ def test_a_continued_training_goes_on_as_it_began(
 
 def test_measured_passes_leave_no_trace(batch: Batch) -> None:
     model, fresh = Regression(), Regression()
-    seconds = compiling._seconds(model, batch, MACHINE, World())
+    seconds = compiling._seconds(model, batch, MACHINE, TRIAL)
     assert seconds > 0
     assert all(p.grad is None for p in model.parameters())
     for kept, before in zip(model.state_dict().values(), fresh.state_dict().values(), strict=True):

@@ -1,4 +1,4 @@
-"""Several processes compute what one does with the whole batch; so do the parts of a batch."""
+"""Several processes compute what one does with the whole batch, also if they cut it into parts."""
 
 import importlib.util
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from contramask.train.parts import check_parts
 from contramask.train.world import World
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -40,30 +39,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("parts", two_processes.PARTS)
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_learn_what_one_does(pairs: Path, name: str) -> None:
-    found = torch.load(pairs / f"{name}.pt", weights_only=True)
+def test_two_processes_learn_what_one_does(pairs: Path, name: str, parts: int) -> None:
+    found = torch.load(pairs / f"{name}-{parts}.pt", weights_only=True)
     close(found, two_processes.train(METHODS[name], World()))
-
-
-@pytest.mark.parametrize("parts", [2, 3])
-def test_parts_of_a_batch_teach_what_the_whole_does(parts: int) -> None:
-    whole = two_processes.train(METHODS["mae"], World())
-    close(two_processes.train(METHODS["mae"], World(), parts), whole)
-
-
-@pytest.mark.parametrize("name", ["cmae", "cmae_mao", "conmim", "supmim"])
-def test_batches_whose_images_depend_on_each_other_are_not_cut(name: str) -> None:
-    method, loader = two_processes.make(METHODS[name], World())
-    check_parts(method, loader, 1)
-    reason = "have no class" if name == "supmim" else "other images|all images"
-    with pytest.raises(ValueError, match=f"accumulate 2 would train something else .*{reason}"):
-        check_parts(method, loader, 2)
-
-
-def test_unequal_parts_are_refused() -> None:
-    method, loader = two_processes.make(METHODS["mae"], World())
-    with pytest.raises(ValueError, match="cannot be cut into 5 equal parts"):
-        check_parts(method, loader, 5)
-    with pytest.raises(ValueError, match="cannot be shared equally by 5 processes"):
-        two_processes.make(METHODS["mae"], World(0, 5))

@@ -1,6 +1,6 @@
 """Run by torchrun in a test: losses and gradients of two processes, each with half of a batch.
 
-python -m torch.distributed.run ... two_processes.py FOLDER; FOLDER/<method>.pt are written.
+python -m torch.distributed.run ... two_processes.py FOLDER; FOLDER/<method>-<parts>.pt are written.
 """
 
 import sys
@@ -34,7 +34,9 @@ METHODS: dict[str, MethodConfig] = {
     "cmae_mao": CMAEMaoConfig(decoder=SMALL, head_hidden_dim=16, head_out_dim=8),
     "conmim": ConMIMConfig(head_hidden_dim=16, head_out_dim=8),
     "supmim": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig()),
+    "supmim_shared": SupMIMConfig(decoder=SMALL, target=PixelTargetConfig(), mode="shared"),
 }
+PARTS = (1, 2)  # into which a process cuts its half
 MANIFEST = {"classes": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.25] * 3, "data_hash": "0"}
 
 
@@ -102,6 +104,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined("cpu") as world:
         for name, config in METHODS.items():
-            result = train(config, world)
-            if world.is_main:
-                torch.save(result, Path(sys.argv[1]) / f"{name}.pt")
+            for parts in PARTS:
+                result = train(config, world, parts)
+                if world.is_main:
+                    torch.save(result, Path(sys.argv[1]) / f"{name}-{parts}.pt")

@@ -95,8 +95,9 @@ def conmim_pairs(method: ConMIM, answer: KnownAnswer) -> Pairs:
     }
     output = method(batch)
     output.loss.backward()
-    mask = method.draw_mask(batch)
+    reading = method.read(batch)
+    aimed = method.targets(reading)[0]
     yield "loss", known["loss"], output.loss
-    yield "mask", known["mask"], mask.mask
-    yield "feat", known["feat"], method.queries(known["input"], mask)
-    yield "feat_full", known["feat_full"], method.keys(known["input_aug"])
+    yield "mask", known["mask"], reading.mask.mask
+    yield "feat", known["feat"], method.queries(reading.tokens)
+    yield "feat_full", known["feat_full"], method.keys(aimed)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from contramask.draws import uniform
@@ -48,6 +48,8 @@ class Method(nn.Module):
     rank: int = 0
     #: Whether the method predicts hidden pixels, which `reconstruct` shows.
     draws_pictures: bool = False
+    #: Whether `gauges` reads the weights, and not just what the latest step left behind.
+    gauges_read_weights: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,11 +68,15 @@ class Method(nn.Module):
         data is the store's manifest. Raises `ValueError` where data or tokenizer do not serve.
         """
 
-    def coupling(self, labels: np.ndarray) -> str | None:
-        """Why a batch's loss is not the mean of its parts' losses; None where it is.
+    def cut(self, batch: Batch, parts: int) -> list[Batch]:
+        """A batch in parts of about equal size; the mean of their losses must be the batch's.
 
-        labels (N,) are those of the images, -1 where unknown.
+        Where images meet, a method says so as a `CoupledMethod` instead.
         """
+        return equal_parts(batch, parts)
+
+    def why_not_cut(self, images: int, parts: int) -> str | None:
+        """Why so many images cannot be cut into so many parts; None where they can."""
         return None
 
     def after_step(self, progress: float) -> None:
@@ -95,3 +101,21 @@ def mask_noise(batch: Batch, count: int, name: str = "noise", stream: int = MASK
     """
     noise: Tensor | None = batch.get(name)
     return uniform(batch["key"], stream, count) if noise is None else noise
+
+
+def rows(batch: Batch, which: slice) -> Batch:
+    """Some of a batch's images."""
+    return {k: v[which] if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def equal_parts(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in equal parts, in order; what is no tensor goes into each."""
+    if parts == 1:
+        return [batch]
+    cut = {k: v.tensor_split(parts) for k, v in batch.items() if isinstance(v, Tensor)}
+    return [{k: cut[k][n] if k in cut else v for k, v in batch.items()} for n in range(parts)]
+
+
+def together(one: Batch, other: Batch) -> Batch:
+    """The images of two batches as one; what is no tensor is the first one's."""
+    return {k: torch.cat([v, other[k]]) if isinstance(v, Tensor) else v for k, v in one.items()}

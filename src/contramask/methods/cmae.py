@@ -16,9 +16,9 @@ The full paper could not be read; what is called the paper's comes from its abst
 notes and the authors' answers.
 """
 
+from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -28,6 +28,7 @@ from contramask.ema import cosine_momentum, ema_update, frozen_copy
 from contramask.losses import contrast_gauges, info_nce, pixel_loss
 from contramask.masking import PatchMask, block_mask, check_mask, num_cells
 from contramask.methods.base import Batch, StepOutput, mask_noise
+from contramask.methods.coupled import CoupledMethod, Tensors
 from contramask.methods.pixels import PixelMethod
 from contramask.models.decoder import DecoderConfig, TokenDecoder
 from contramask.models.encoder import VisionEncoder
@@ -59,12 +60,21 @@ class CMAEConfig:
     )
 
 
-class CMAE(PixelMethod):
+@plain_dataclass(frozen=True)
+class _Reading:
+    """Both views, and the online one's visible tokens (B, 1+V, D)."""
+
+    view: Tensor
+    target_view: Tensor
+    mask: PatchMask
+    tokens: Tensor
+
+
+class CMAE(PixelMethod, CoupledMethod[_Reading]):
     """Contrastive masked autoencoder.
 
     Batches need `view` and `target_view` (B, C, H, W), and `key` (B,) or `noise` (B, cells).
-    Batch norms and negatives couple the images of a batch: gradient accumulation is no substitute
-    for a large batch.
+    The reconstruction is each image's own; in negatives and batch norms images meet.
     """
 
     config: CMAEConfig
@@ -91,32 +101,39 @@ class CMAE(PixelMethod):
         noise = mask_noise(batch, num_cells(grid, block))
         return block_mask(noise, self.config.mask_ratio, grid, block)
 
-    @torch.no_grad()
-    def target_key(self, target_view: Tensor) -> Tensor:
-        """The momentum branch's projection of the mean patch token, (B, d)."""
-        tokens = self.target_encoder.forward_tokens(target_view)
-        return self.target_projector(tokens[:, 1:].mean(dim=1))  # type: ignore[no-any-return]
-
-    def forward(self, batch: Batch) -> StepOutput:
-        """One step's loss; terms: recon_loss, contrast_loss (before any scale)."""
-        config = self.config
+    def read(self, batch: Batch) -> _Reading:
+        """The visible patches' tokens, which both decoders read."""
         mask = self.draw_mask(batch)
         tokens = self.encoder.forward_tokens(batch["view"], mask.ids_keep)  # (B, 1+V, D)
-        pred = self.pixel_decoder.predict_hidden(tokens, mask)  # (B, L-V, P)
-        recon = pixel_loss(pred, self.target(batch["view"], mask.ids_hide))
-        feature = self.feature_decoder.predict_mean(tokens, mask)  # (B, D)
-        query = self.predictor(self.projector(feature))  # (B, d)
-        key = self.target_key(batch["target_view"])
-        contrast = info_nce(query, key, config.temperature, self.gather, self.rank)
-        scale = 2 * config.temperature if config.contrast_scale == "2tau" else 1.0
-        loss = config.recon_weight * recon + config.contrast_weight * scale * contrast
-        terms = {"recon_loss": recon.detach(), "contrast_loss": contrast.detach()}
-        self.latest = (query.detach(), key)
-        return StepOutput(loss, terms)
+        return _Reading(batch["view"], batch["target_view"], mask, tokens)
 
-    def coupling(self, labels: np.ndarray) -> str | None:
-        """Negatives and batch norms."""
-        return "an image's negatives, and its batch norms' statistics, are the batch's other images"
+    def own_loss(self, reading: _Reading) -> StepOutput:
+        """MAE's, w_r L_r; terms: recon_loss (before its weight)."""
+        pred = self.pixel_decoder.predict_hidden(reading.tokens, reading.mask)  # (B, L-V, P)
+        recon = pixel_loss(pred, self.target(reading.view, reading.mask.ids_hide))
+        return StepOutput(self.config.recon_weight * recon, {"recon_loss": recon.detach()})
+
+    def features(self, reading: _Reading) -> Tensors:
+        """The mean of the feature decoder's outputs, (B, D)."""
+        return (self.feature_decoder.predict_mean(reading.tokens, reading.mask),)
+
+    @torch.no_grad()
+    def targets(self, reading: _Reading) -> Tensors:
+        """The momentum encoder's mean patch token of the complete target view, (B, D)."""
+        tokens = self.target_encoder.forward_tokens(reading.target_view)
+        return (tokens[:, 1:].mean(dim=1),)
+
+    def joint_loss(self, features: Tensors, targets: Tensors) -> StepOutput:
+        """w_c s L_c; terms: contrast_loss (before any scale)."""
+        config = self.config
+        query = self.predictor(self.projector(features[0]))  # (B, d)
+        with torch.no_grad():
+            key = self.target_projector(targets[0])  # (B, d)
+        contrast = info_nce(query, key, config.temperature, self.gather, self.rank)
+        self.latest = (query.detach(), key)
+        scale = 2 * config.temperature if config.contrast_scale == "2tau" else 1.0
+        loss = config.contrast_weight * scale * contrast
+        return StepOutput(loss, {"contrast_loss": contrast.detach()})
 
     def gauges(self) -> dict[str, Tensor]:
         """Cosines, in-batch top-1, feature spread and effective rank of the latest step."""

@@ -21,7 +21,6 @@ paper of the same short name by Huang et al.: `cmae`.
 from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -32,6 +31,7 @@ from contramask.ema import cosine_momentum, ema_update, frozen_copy
 from contramask.losses import contrast_gauges, info_nce, pixel_loss
 from contramask.masking import PatchMask, check_mask, num_visible, random_mask, take_tokens
 from contramask.methods.base import MASK_STREAM, Batch, StepOutput, mask_noise
+from contramask.methods.coupled import CoupledMethod, Tensors
 from contramask.methods.pixels import PixelMethod
 from contramask.models.branches import ClassProjector, DecoderBranch, MomentumBranch
 from contramask.models.decoder import DecoderConfig
@@ -100,15 +100,16 @@ class _Reading:
     tokens: Tensor  # (B, 1+V, D), normed
     asked: Tensor  # (B, A, D) the tokens that are asked for their place
     places: Tensor  # (B, A) the true answers
+    states: Tensor | None  # (B, 1+L, width) of all patches, where the contrast reads the decoder
 
 
-class CMAEMao(PixelMethod):
+class CMAEMao(PixelMethod, CoupledMethod[list[_Reading]]):
     """Small-decoder MAE with contrast and token positions on the encoder.
 
     Batches need `view` and (unless view_mode is `single`) `target_view` (B, C, H, W), and `key`
-    (B,); `noise` and `target_noise` (B, L) force the masks. Batch norms and negatives couple the
-    images of a batch. With position `hard`, a random half of the visible tokens is encoded without
-    position embedding, in the one pass that serves all losses, and only they are asked.
+    (B,); `noise` and `target_noise` (B, L) force the masks. Images meet in the contrast, in
+    negatives and batch norms. With position `hard`, a random half of the visible tokens is encoded
+    without position embedding, in the one pass that serves all losses, and only they are asked.
     """
 
     config: CMAEMaoConfig
@@ -135,7 +136,12 @@ class CMAEMao(PixelMethod):
         noise = mask_noise(batch, self.encoder.num_patches, name, _MASK_STREAMS[name])
         return random_mask(noise, self.config.mask_ratio)
 
-    def read_views(self, batch: Batch) -> list[_Reading]:
+    @property
+    def is_coupled(self) -> bool:
+        """Only where there is a contrastive task."""
+        return self.config.con_site != "none"
+
+    def read(self, batch: Batch) -> list[_Reading]:
         """All views through the online encoder, each once for all losses."""
         mask = self.draw_mask(batch)
         readings = [self._read(batch["view"], mask, batch, _PLACES_STREAM)]
@@ -148,18 +154,25 @@ class CMAEMao(PixelMethod):
 
     def _read(self, view: Tensor, mask: PatchMask, batch: Batch, stream: int) -> _Reading:
         ids = mask.ids_keep  # (B, V)
-        if self.config.position != "hard":
+        if self.config.position == "hard":
+            told = random_mask(uniform(batch["key"], stream, ids.shape[1]), _UNPLACED_SHARE)
+            tokens = forward_unplaced(self.encoder, view, ids, told.mask)
+            asked = take_tokens(tokens[:, 1:], told.ids_hide)
+            places = ids.gather(1, told.ids_hide)
+        else:
             tokens = self.encoder.forward_tokens(view, ids)
-            return _Reading(view, mask, tokens, tokens[:, 1:], ids)
-        told = random_mask(uniform(batch["key"], stream, ids.shape[1]), _UNPLACED_SHARE)
-        tokens = forward_unplaced(self.encoder, view, ids, told.mask)
-        asked = take_tokens(tokens[:, 1:], told.ids_hide)
-        return _Reading(view, mask, tokens, asked, ids.gather(1, told.ids_hide))
+            asked, places = tokens[:, 1:], ids
+        at_decoder = self.config.con_site == "sdmae_branch"
+        states = self.pixel_decoder(tokens, mask) if at_decoder else None
+        return _Reading(view, mask, tokens, asked, places, states)
 
-    def recon_loss(self, reading: _Reading, states: Tensor) -> Tensor:
-        """MAE's loss of one view from its decoder states, the hidden patches' last."""
-        pred = self.pixel_decoder.pred(states[:, -reading.mask.ids_hide.shape[1] :])  # (B, L-V, P)
-        return pixel_loss(pred, self.target(reading.view, reading.mask.ids_hide))
+    def recon_loss(self, reading: _Reading) -> Tensor:
+        """MAE's loss of one view."""
+        mask, states = reading.mask, reading.states
+        if states is None:
+            states = self.pixel_decoder.hidden(reading.tokens, mask)
+        pred = self.pixel_decoder.pred(states[:, -mask.ids_hide.shape[1] :])  # (B, L-V, P)
+        return pixel_loss(pred, self.target(reading.view, mask.ids_hide))
 
     def position_loss(self, reading: _Reading) -> Tensor:
         """The loss of naming the places of one view's asked tokens."""
@@ -167,53 +180,50 @@ class CMAEMao(PixelMethod):
         self.latest["position"] = (logits.detach(), reading.places)
         return POSITION_LOSSES[self.config.position_loss](logits, reading.places)
 
-    def contrast_losses(self, readings: list[_Reading], states: list[Tensor]) -> list[Tensor]:
-        """C(q_1, k_2) and C(q_2, k_1)."""
-        if self.config.con_site == "encoder_cls":
-            queries = [self.contrast.query(each.tokens) for each in readings]  # (B, d)
-            keys = [self.contrast.key(self._key_tokens(each)) for each in readings]
-        else:
-            queries = [self.contrast.query(each) for each in states]
-            keys = [self.contrast.key(each) for each in states]
-        self.latest["contrast"] = (queries[0].detach(), keys[1])
-        temperature, gather, rank = self.config.temperature, self.gather, self.rank
-        return [info_nce(queries[i], keys[1 - i], temperature, gather, rank) for i in (0, 1)]
+    def own_loss(self, reading: list[_Reading]) -> StepOutput:
+        """sum_v L_rec(v) + w_pos sum_v L_pos(v); terms: recon_loss, position_loss, means over v."""
+        config = self.config
+        shown = reading if config.recon_views == "both" else reading[:1]
+        recon = torch.stack([self.recon_loss(each) for each in shown])
+        loss, terms = recon.sum(), {"recon_loss": recon.detach().mean()}
+        if config.position != "none":
+            position = torch.stack([self.position_loss(each) for each in reading])
+            loss = loss + config.position_weight * position.sum()
+            terms["position_loss"] = position.detach().mean()
+        return StepOutput(loss, terms)
+
+    def features(self, reading: list[_Reading]) -> Tensors:
+        """What queries are made of, (B, D) for both views."""
+        return tuple(self.contrast.pool(self._site(each)) for each in reading)
 
     @torch.no_grad()
-    def _key_tokens(self, reading: _Reading) -> Tensor:
+    def targets(self, reading: list[_Reading]) -> Tensors:
+        """What keys are made of, (B, D) for both views."""
+        return tuple(self.contrast.target_pool(self._target_site(each)) for each in reading)
+
+    def _site(self, reading: _Reading) -> Tensor:
+        return reading.tokens if reading.states is None else reading.states
+
+    @torch.no_grad()
+    def _target_site(self, reading: _Reading) -> Tensor:
         """The target encoder always knows all positions, also in the hard arm."""
+        if reading.states is not None:
+            return reading.states
         ids = reading.mask.ids_keep if self.config.key_input == "masked" else None
         return self.target_encoder.forward_tokens(reading.view, ids)
 
-    def forward(self, batch: Batch) -> StepOutput:
-        """One step's loss; terms, means over the views: recon_loss, position_loss, contrast_loss.
-
-        contrast_loss is the plain cross-entropy, before 2T and any weight.
-        """
+    def joint_loss(self, features: Tensors, targets: Tensors) -> StepOutput:
+        """w_con 2T (C(q_1, k_2) + C(q_2, k_1)); terms: contrast_loss, the mean of both C."""
         config = self.config
-        readings = self.read_views(batch)
-        shown = readings if config.recon_views == "both" else readings[:1]
-        if config.con_site == "sdmae_branch":  # reads what the decoder makes of all patches
-            states = [self.pixel_decoder(each.tokens, each.mask) for each in readings]
-        else:
-            states = [self.pixel_decoder.hidden(each.tokens, each.mask) for each in shown]
-        parts = {"recon_loss": [self.recon_loss(shown[i], states[i]) for i in range(len(shown))]}
-        weights = {"recon_loss": 1.0}
-        if config.position != "none":
-            parts["position_loss"] = [self.position_loss(each) for each in readings]
-            weights["position_loss"] = config.position_weight
-        if config.con_site != "none":
-            parts["contrast_loss"] = self.contrast_losses(readings, states)
-            weights["contrast_loss"] = config.contrast_weight * 2 * config.temperature
-        sums = {name: torch.stack(losses).sum() for name, losses in parts.items()}
-        loss = torch.stack([weights[name] * value for name, value in sums.items()]).sum()
-        return StepOutput(loss, {k: v.detach() / len(parts[k]) for k, v in sums.items()})
-
-    def coupling(self, labels: np.ndarray) -> str | None:
-        """Negatives and batch norms, where there is a contrastive task."""
-        if self.config.con_site == "none":
-            return None
-        return "an image's negatives, and its batch norms' statistics, are the batch's other images"
+        queries = [self.contrast.query(each) for each in features]  # (B, d)
+        keys = [self.contrast.key(each) for each in targets]
+        self.latest["contrast"] = (queries[0].detach(), keys[1])
+        temperature, gather, rank = config.temperature, self.gather, self.rank
+        contrast = torch.stack(
+            [info_nce(queries[i], keys[1 - i], temperature, gather, rank) for i in (0, 1)]
+        )
+        loss = config.contrast_weight * 2 * temperature * contrast.sum()
+        return StepOutput(loss, {"contrast_loss": contrast.detach().mean()})
 
     def gauges(self) -> dict[str, Tensor]:
         """Cosines, in-batch top-1, feature spread; position accuracy beside that of guessing."""
@@ -227,7 +237,7 @@ class CMAEMao(PixelMethod):
     def after_step(self, progress: float) -> None:
         """Move the targets; with `sdmae_branch` the encoder has none."""
         config = self.config
-        if config.con_site == "none":
+        if not self.is_coupled:
             return
         momentum = cosine_momentum(config.momentum, config.momentum_end, progress)
         self.contrast.update(momentum)

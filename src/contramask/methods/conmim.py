@@ -18,9 +18,9 @@ The target encoder is what is kept; class tokens are never trained: read out the
 
 import logging
 import math
+from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from contramask.ema import cosine_momentum, ema_update, frozen_copy
 from contramask.masking import PatchMask, block_mask, check_mask, num_cells, take_tokens
-from contramask.methods.base import Batch, Method, StepOutput, mask_noise
+from contramask.methods.base import Batch, StepOutput, mask_noise
+from contramask.methods.coupled import CoupledMethod, Tensors
 from contramask.models.beit import BeitConfig, BeitEncoder
 from contramask.models.projector import TokenProjector
 from contramask.typed import STRICT
@@ -56,14 +57,24 @@ class ConMIMConfig:
     view_mode: Literal["weak_strong"] = "weak_strong"
 
 
-class ConMIM(Method):
+@plain_dataclass(frozen=True)
+class _Reading:
+    """The momentum branch's view, the mask, and all online tokens (B, 1+L, D)."""
+
+    target_view: Tensor
+    mask: PatchMask
+    tokens: Tensor
+
+
+class ConMIM(CoupledMethod[_Reading]):
     """Denoising contrast between the patches of one image.
 
     Batches need `view` and `target_view` (B, C, H, W) of the same crop, and `key` (B,) or `noise`
-    (B, cells). Batch norms couple the images of a batch; negatives do not.
+    (B, cells). Images meet in the projectors' batch norms, not as negatives.
     """
 
     config: ConMIMConfig
+    gauges_read_weights = True
 
     def __init__(self, encoder: BeitEncoder, config: ConMIMConfig) -> None:
         super().__init__()
@@ -96,31 +107,41 @@ class ConMIM(Method):
         # Half a cell less than the share, so that `block_mask`, which rounds too, cannot miss it.
         return block_mask(mask_noise(batch, cells), (hidden - 0.5) / cells, grid, block)
 
-    def queries(self, view: Tensor, mask: PatchMask) -> Tensor:
+    def read(self, batch: Batch) -> _Reading:
+        """All patches' tokens, hidden ones made of a mask token."""
+        mask = self.draw_mask(batch)
+        tokens = self.online_encoder.forward_masked(batch["view"], mask.mask, self.mask_token)
+        return _Reading(batch["target_view"], mask, tokens)
+
+    def features(self, reading: _Reading) -> Tensors:
+        """The online tokens: the projector's batch norms read every one."""
+        return (reading.tokens,)
+
+    @torch.no_grad()
+    def targets(self, reading: _Reading) -> Tensors:
+        """The momentum encoder's tokens (B, 1+L, D), and which patches are hidden (B, M)."""
+        tokens = self.target_encoder.forward_tokens(reading.target_view)
+        return tokens, reading.mask.ids_hide
+
+    def queries(self, tokens: Tensor) -> Tensor:
         """Online projections of all patches, (B, L, d), of which only hidden ones are asked."""
-        tokens = self.online_encoder.forward_masked(view, mask.mask, self.mask_token)
         return self.projector(tokens)[:, 1:]  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def keys(self, target_view: Tensor) -> Tensor:
+    def keys(self, tokens: Tensor) -> Tensor:
         """Momentum projections of all patches, (B, L, d)."""
-        keys: Tensor = self.target_projector(self.target_encoder.forward_tokens(target_view))[:, 1:]
+        keys: Tensor = self.target_projector(tokens)[:, 1:]
         if self.config.key_centering == "per_position":
             return keys - self.gather(keys.mean(dim=0, keepdim=True)).mean(dim=0, keepdim=True)
         return keys
 
-    def forward(self, batch: Batch) -> StepOutput:
-        """One step's loss; terms: contrast_loss."""
-        mask = self.draw_mask(batch)
-        query = take_tokens(self.queries(batch["view"], mask), mask.ids_hide)  # (B, M, d)
-        key = self.keys(batch["target_view"])  # (B, L, d)
-        loss = patch_info_nce(query, key, mask.ids_hide, self.config.temperature)
-        self.latest = (query.detach(), key, mask.ids_hide)
+    def joint_loss(self, features: Tensors, targets: Tensors) -> StepOutput:
+        """The whole loss; terms: contrast_loss."""
+        tokens, ids_hide = targets
+        query, key = take_tokens(self.queries(features[0]), ids_hide), self.keys(tokens)
+        loss = patch_info_nce(query, key, ids_hide, self.config.temperature)
+        self.latest = (query.detach(), key, ids_hide)
         return StepOutput(loss, {"contrast_loss": loss.detach()})
-
-    def coupling(self, labels: np.ndarray) -> str | None:
-        """Batch norms of the projector; negatives are of the same image."""
-        return "the projector's batch norms take their statistics from all images of the batch"
 
     def after_step(self, progress: float) -> None:
         """Move the momentum networks; batch-norm buffers keep their own statistics."""

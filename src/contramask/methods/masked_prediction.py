@@ -57,6 +57,13 @@ class MaskedPass:
     target: Tensor
     weight: Tensor | None = None
 
+    @property
+    def count(self) -> Tensor:
+        """How many patches were hidden, (), known without waiting for the device."""
+        if self.weight is not None:
+            return self.weight.sum()
+        return torch.full((), len(self.target), device=self.target.device)
+
 
 class MaskedPrediction(nn.Module):
     """A decoder, a target and, if patches are replaced, a mask token; the encoder is lent.

@@ -54,10 +54,12 @@ class PixelTarget(nn.Module):
 
     def score(self, pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Scored:
         """The loss of predictions (M, P) where `weight` (M,) is not 0, and its terms."""
-        if weight is None:
-            return pixel_loss(pred, target), {}
-        errors = (pred.float() - target.float()).square().mean(dim=-1)
-        return (errors * weight).sum() / weight.sum().clamp_min(1), {}
+        if weight is not None:
+            errors = (pred.float() - target.float()).square().mean(dim=-1)
+            return (errors * weight).sum() / weight.sum().clamp_min(1), {}
+        if not len(target):  # all images can be complete ones
+            return pred.sum(), {}
+        return pixel_loss(pred, target), {}
 
     def record(self, target: Tensor, weight: Tensor | None = None) -> None:
         """Nothing is counted of pixels."""

@@ -17,22 +17,21 @@ led by the authors' earlier MaskGIT and MAGE and by neighbours (SupMAE, MaskSub)
 - hidden patches are dropped in `dual`, replaced by a mask token in the others (`mask_style`).
 - loss on hidden patches only, label smoothing 0.1 on tokens (MAGE), lambda 1.
 
-lambda_mim 0 is the supervised baseline, step for step the same as training without any of this. A
-dual step costs about 1.4 plain ones, so compare with 1.4 times the epochs, too.
+lambda_mim 0 is the supervised baseline, step for step the same as training without any of this; a
+dual step costs about 1.4 of its steps, so compare with 1.4 times the epochs, too.
 """
 
 import copy
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contramask.methods.base import Batch, Method, StepOutput
+from contramask.methods.base import Batch, Method, StepOutput, equal_parts, rows, together
 from contramask.methods.masked_prediction import MaskedPass, MaskedPrediction, MaskRule
 from contramask.methods.mim_target import PixelTarget, TargetConfig, TokenTarget, VQTargetConfig
 from contramask.models.decoder import DecoderConfig
@@ -95,6 +94,7 @@ class SupMIM(Method):
     """
 
     config: SupMIMConfig
+    gauges_read_weights = True
     encoder: VisionEncoder
     class_head: nn.Linear
     mim: MaskedPrediction | None  # None: plain supervised training
@@ -153,14 +153,18 @@ class SupMIM(Method):
         """One step's loss; terms: class_loss, class_top1 and, with targets, mim_loss and theirs."""
         self.latest = {k: v[:_SAMPLE].clone() for k, v in batch.items() if isinstance(v, Tensor)}
         if self.mim is None:
-            logits = self.classify(_classified(batch))
-            return StepOutput(*self._class_score(logits, batch["label"]))
+            logits, label = self.classify(_classified(batch)), batch["label"]
+            labelled, _ = self._counts(batch, label, label.new_zeros(()))
+            return StepOutput(*self._class_score(logits, label, labelled))
         logits, label, masked = self._both(self.mim, batch)
-        class_loss, terms = self._class_score(logits, label)
+        labelled, hidden = self._counts(batch, label, masked.count)
+        class_loss, terms = self._class_score(logits, label, labelled)
         self.mim.target.record(masked.target, masked.weight)
         mim_loss, more = self.mim.target.score(masked.pred, masked.target, masked.weight)
-        loss = class_loss + self.config.lambda_mim * mim_loss
-        return StepOutput(loss, {**terms, "mim_loss": mim_loss.detach(), **more})
+        weight = masked.count / hidden.clamp_min(1)
+        loss = class_loss + self.config.lambda_mim * weight * mim_loss
+        more = {"mim_loss": mim_loss.detach(), **more}
+        return StepOutput(loss, terms | {name: weight * value for name, value in more.items()})
 
     def _both(self, mim: MaskedPrediction, batch: Batch) -> tuple[Tensor, Tensor, MaskedPass]:
         """Class logits, their labels, and what the masked pass gave, as the mode says."""
@@ -170,25 +174,51 @@ class SupMIM(Method):
             masked = mim(self.encoder, batch)
             features = self._pool(masked.tokens, masked.visible)
             return self.class_head(features), batch["label"], masked
-        count = len(batch["label"])
-        first = min(max(round(self.config.split_share * count), 1), count - 1)
+        first = batch.get("first", self._first(len(batch["label"])))
         # Batches are shuffled, so the first images are as random as any others.
-        rest = _part(batch, slice(first, None))
-        masked = mim(self.encoder, _part(batch, slice(first)))
+        rest = rows(batch, slice(first, None))
+        masked = mim(self.encoder, rows(batch, slice(first)))
         return self.classify(_classified(rest)), rest["label"], masked
 
-    def coupling(self, labels: np.ndarray) -> str | None:
-        """Means over what is not equally much in every part of a batch."""
-        if (labels < 0).any():
-            return (
-                "some images have no class, and the class loss is a mean over those that have one"
-            )
-        rule = self.config.mask_rule
-        if self.mim is None or (self.config.mode != "split" and rule.clean_share is None):
+    def _first(self, count: int) -> int:
+        """How many of a batch's images `split` masks."""
+        return min(max(round(self.config.split_share * count), 1), count - 1)
+
+    def _counts(self, batch: Batch, label: Tensor, hidden: Tensor) -> Tensor:
+        """Labelled images and hidden patches, (2,): over how much the losses are means.
+
+        The average over all processes and all parts, so that the mean of their losses is right.
+        """
+        counts = batch.get("counts")
+        if counts is None:
+            counts = torch.stack([(label >= 0).sum(), hidden])[None]
+        parts: int = batch.get("parts", 1)
+        return self.gather(counts).float().mean(dim=0) / parts
+
+    def cut(self, batch: Batch, parts: int) -> list[Batch]:
+        """Parts that know how much the whole batch has of what its losses are means over.
+
+        `split` masks the same images in parts as in the whole.
+        """
+        if parts == 1:
+            return [batch]
+        label, masked, cut = batch["label"], batch, equal_parts(batch, parts)
+        if self.mim is not None and self.config.mode == "split":
+            first = self._first(len(label))
+            masked, rest = rows(batch, slice(first)), rows(batch, slice(first, None))
+            label = rest["label"]
+            pairs = zip(equal_parts(masked, parts), equal_parts(rest, parts), strict=True)
+            cut = [{**together(*pair), "first": len(pair[0]["label"])} for pair in pairs]
+        hidden = label.new_zeros(()) if self.mim is None else self.mim.draw_hidden(masked).sum()
+        counts = torch.stack([(label >= 0).sum(), hidden])[None]
+        return [{**part, "counts": counts, "parts": parts} for part in cut]
+
+    def why_not_cut(self, images: int, parts: int) -> str | None:
+        """Every part of a `split` batch needs a masked image and one that is not."""
+        fewest = min(self._first(images), images - self._first(images))
+        if self.config.mode != "split" or self.mim is None or fewest >= parts:
             return None
-        if self.config.mode == "split":
-            return "mode split cuts a batch in two, and parts of it would be cut again"
-        return "images hide different numbers of patches, and the loss is a mean over all of them"
+        return f"mode split masks {self._first(images)} of {images} images and classifies the rest"
 
     def classify(self, images: Tensor) -> Tensor:
         """Class logits (B, K) of complete images."""
@@ -215,7 +245,7 @@ class SupMIM(Method):
         own = self.mim.target.gauges()
         with torch.enable_grad():
             logits, label, masked = self._both(self.mim, self.latest)
-            class_loss, _ = self._class_score(logits, label)
+            class_loss, _ = self._class_score(logits, label, (label >= 0).sum())
             mim_loss, _ = self.mim.target.score(masked.pred, masked.target, masked.weight)
             norms = [self._gradient(loss) for loss in (class_loss, mim_loss)]
         grad_class, grad_mim = norms[0], self.config.lambda_mim * norms[1]
@@ -229,10 +259,14 @@ class SupMIM(Method):
         norm: Tensor = torch.cat([part.flatten().float() for part in parts]).norm()
         return norm
 
-    def _class_score(self, logits: Tensor, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Smoothed cross-entropy over labelled images, 0 without any; terms: the loss and top-1."""
+    def _class_score(
+        self, logits: Tensor, label: Tensor, labelled: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Smoothed cross-entropy over labelled images, 0 without any; terms: the loss and top-1.
+
+        labelled is how many have a class.
+        """
         smoothing = self.config.label_smoothing
-        labelled = self.gather((label >= 0).sum()[None]).float().mean()  # of a process, on average
         total = F.cross_entropy(
             logits.float(), label, reduction="sum", ignore_index=-1, label_smoothing=smoothing
         )
@@ -261,7 +295,3 @@ def _classified(batch: Batch) -> Tensor:
     """The images the classifier reads, (B, C, H, W)."""
     images: Tensor = batch["target_view" if "target_view" in batch else "view"]
     return images
-
-
-def _part(batch: Batch, rows: slice) -> Batch:
-    return {k: v[rows] if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -13,15 +13,15 @@ _BLOCKS = 2  # of SDMAE's branch, as released
 
 
 class ClassProjector(nn.Module):
-    """Projects the class token: tokens (B, 1+N, in_dim) to (B, out_dim), as MoCo-v3 on a ViT."""
+    """Projects the class token of tokens (B, 1+N, in_dim), as MoCo-v3 on a ViT."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
         self.head = MoCoHead(in_dim, hidden_dim, out_dim, depth=3)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The projection of the first token; the others are not read."""
-        return self.head(tokens[:, 0])  # type: ignore[no-any-return]
+    def pool(self, tokens: Tensor) -> Tensor:
+        """What `head` projects, (B, in_dim): the first token; the others are not read."""
+        return tokens[:, 0]
 
 
 class DecoderBranch(nn.Module):
@@ -47,15 +47,16 @@ class DecoderBranch(nn.Module):
         mae_init(self)
         self.head = MoCoHead(width, hidden_dim, out_dim, depth=3)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The projection (B, out_dim) of the class token after both blocks."""
-        return self.head(self.blocks(self.embed(tokens))[:, 0])  # type: ignore[no-any-return]
+    def pool(self, tokens: Tensor) -> Tensor:
+        """What `head` projects, (B, D): the class token after both blocks."""
+        return self.blocks(self.embed(tokens))[:, 0]  # type: ignore[no-any-return]
 
 
 class MomentumBranch(nn.Module):
     """Queries from a projector and a predictor, keys from the projector's moving average.
 
-    The predictor is MoCo-v3's, out_dim to hidden_dim to out_dim.
+    The predictor is MoCo-v3's, out_dim to hidden_dim to out_dim. Pooling keeps images apart; in the
+    heads' batch norms they meet.
     """
 
     def __init__(
@@ -66,14 +67,23 @@ class MomentumBranch(nn.Module):
         self.predictor = MoCoHead(out_dim, hidden_dim, out_dim, depth=2)
         self.target_projector = frozen_copy(projector)
 
-    def query(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, 1+N, D) to queries (B, out_dim), with gradient."""
-        return self.predictor(self.projector(tokens))  # type: ignore[no-any-return]
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, 1+N, D) to what queries are made of, one feature an image, with gradient."""
+        return self.projector.pool(tokens)
 
     @torch.no_grad()
-    def key(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, 1+N, D) to keys (B, out_dim), without gradient."""
-        return self.target_projector(tokens)  # type: ignore[no-any-return]
+    def target_pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, 1+N, D) to what keys are made of, one feature an image, without gradient."""
+        return self.target_projector.pool(tokens)
+
+    def query(self, features: Tensor) -> Tensor:
+        """Pooled features to queries (B, out_dim), with gradient."""
+        return self.predictor(self.projector.head(features))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def key(self, features: Tensor) -> Tensor:
+        """Pooled features to keys (B, out_dim), without gradient."""
+        return self.target_projector.head(features)  # type: ignore[no-any-return]
 
     def update(self, momentum: float) -> None:
         """Move the target projector towards the projector."""

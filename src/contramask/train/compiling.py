@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from contramask.methods.base import Batch
+from contramask.train.backward import backward
 from contramask.train.device import Machine
-from contramask.train.plan import one_pass
 from contramask.train.world import World
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,14 @@ _PASSES = 3
 class Trial:
     """What decides about compiling: the name for messages, the processes, the steps to come.
 
-    backend: torch.compile's; inductor needs a C++ compiler, or Triton on CUDA.
+    parts: those a batch passes through in. backend: torch.compile's; inductor needs a C++ compiler,
+    or Triton on CUDA.
     """
 
     name: str
     world: World
     steps: int
+    parts: int = 1
     backend: str = "inductor"
 
 
@@ -46,13 +48,13 @@ def compile_where_it_pays(model: nn.Module, batch: Batch, machine: Machine, tria
         return compile_now(model, batch, machine, trial)
     if machine.compile is False or machine.device.type not in WORTH or not trial.steps:
         return False
-    plain = _seconds(model, batch, machine, trial.world)
+    plain = _seconds(model, batch, machine, trial)
     if plain * trial.steps < WORTH[machine.device.type]:
         return False
     log.info("%s: trying torch.compile, which takes a minute or two", trial.name)
     if not compile_now(model, batch, machine, trial):
         return False
-    compiled = _seconds(model, batch, machine, trial.world)
+    compiled = _seconds(model, batch, machine, trial)
     told = f"{trial.name}: a compiled pass takes {compiled:.3f} s, a plain one {plain:.3f} s"
     if plain / compiled >= GAIN:
         log.info("%s: compiled", told)
@@ -85,7 +87,7 @@ def compile_now(model: nn.Module, batch: Batch, machine: Machine, trial: Trial) 
     model.compile(backend=trial.backend)
     failure = None
     try:
-        _passes(model, batch, machine, 1)
+        _passes(model, batch, machine, trial, 1)
     except (RuntimeError, OSError, ImportError) as error:  # as many kinds as there are back ends
         failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     failed = torch.tensor(float(failure is not None), device=machine.device)
@@ -107,27 +109,28 @@ def undo(model: nn.Module) -> None:
     torch._dynamo.reset()
 
 
-def _seconds(model: nn.Module, batch: Batch, machine: Machine, world: World) -> float:
-    """Median time of a pass, of the slowest process's; the first, which sets things up, is free."""
-    times = _passes(model, batch, machine, 1 + _PASSES)[1:]
+def _seconds(model: nn.Module, batch: Batch, machine: Machine, trial: Trial) -> float:
+    """Median time of a step, of the slowest process's; the first, which sets things up, is free."""
+    times = _passes(model, batch, machine, trial, 1 + _PASSES)[1:]
     mine = torch.tensor(statistics.median(times), device=machine.device)
-    return float(world.gather(mine[None]).max())
+    return float(trial.world.gather(mine[None]).max())
 
 
-def _passes(model: nn.Module, batch: Batch, machine: Machine, count: int) -> list[float]:
+def _passes(
+    model: nn.Module, batch: Batch, machine: Machine, trial: Trial, count: int
+) -> list[float]:
     """Seconds of each of some forward and backward passes, which leave no trace in the model."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    times = []
     try:
-        return [_one_pass(model, batch, machine) for _ in range(count)]
+        for _ in range(count):
+            started = time.perf_counter()
+            backward(model, batch, machine, trial.parts)
+            if machine.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
     finally:
         model.zero_grad(set_to_none=True)
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-
-
-def _one_pass(model: nn.Module, batch: Batch, machine: Machine) -> float:
-    started = time.perf_counter()
-    one_pass(model, batch, machine)
-    if machine.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return times

@@ -38,6 +38,9 @@ class LaunchConfig:
     devices: Literal["auto"] | Count = "auto"  # of one machine; auto: all accelerators, or one cpu
     nodes: int = Field(default=1, ge=1)  # machines; the others join with `contramask join`
     rendezvous: str | None = None  # host:port of one of them, on which all meet
+    #: Of several processes: each has a whole network (ddp), or a part of every weight, gradient and
+    #: average (fsdp2), for networks too large for one device.
+    sharding: Literal["ddp", "fsdp2"] = "ddp"
     restarts: int = Field(default=3, ge=0)  # of all processes, after one of them was lost
     keep_last: int = Field(default=1, ge=1)  # running checkpoints
     milestones: tuple[Count, ...] = ()  # epochs after which a checkpoint stays for good

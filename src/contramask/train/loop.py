@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,18 +15,22 @@ from torch import Tensor, nn
 from contramask.methods.base import StepOutput
 from contramask.progress import progress_bar
 from contramask.tracker import Tracker
+from contramask.train.backward import backward, reads_twice
 from contramask.train.checkpoint import Keeper
 from contramask.train.compiling import Trial, compile_as_before, compile_where_it_pays
 from contramask.train.device import Machine
 from contramask.train.guard import Guard, NonFiniteLoss
 from contramask.train.interruption import Interruption
 from contramask.train.meter import Meter
+from contramask.train.sharding import can_be_gauged, in_full, is_sharded, restore, whole
 from contramask.train.waiting import WaitingAdvice
-from contramask.train.world import bare, current_world, parallel, unsynced
+from contramask.train.world import bare, current_world, parallel
 
 log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
+
+_ASKED = 8  # steps between two times at which processes with shards ask whether to save or stop
 
 
 class BatchSource(Protocol):
@@ -82,7 +86,7 @@ def fit(
             for batch in run.batches(epoch):
                 run.one_step(batch)
                 bar.update(task, completed=run.step, note=run.note)
-                if stop and stop.requested:
+                if stop and run.told(stop.requested):
                     run.save_and_stop(stop)
             if not bar.console.is_terminal:  # a bar cannot be watched in a file; lines can
                 note = f", {run.note}" if run.note else ""  # nothing was logged yet
@@ -102,11 +106,11 @@ def train_step(
 ) -> StepOutput:
     """One update: forward, backward, optimiser, target networks; nothing in it waits for a device.
 
-    `progress` in (0, 1] is the share of the training done after this step. `accumulate` passes
-    over equal parts of the batch share one update; a guard is asked before it.
+    `progress` in (0, 1] is the share of the training done after this step. A batch passes through
+    in `accumulate` parts (`train.backward`); a guard is asked before the update.
     """
     optimizer.zero_grad(set_to_none=True)
-    output = _backward(model, batch, machine, accumulate)
+    output = backward(model, batch, machine, accumulate)
     if clip_grad is not None or guard is not None:
         norm = _gradient_norm(optimizer, clip_grad)
         if guard is not None:
@@ -121,35 +125,9 @@ def _gradient_norm(optimizer: torch.optim.Optimizer, clip_grad: float | None) ->
     """The norm of the whole gradient, which is clipped to `clip_grad` if that is given."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if clip_grad is not None:
-        return torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def _backward(model: nn.Module, batch: Batch, machine: Machine, parts: int) -> StepOutput:
-    """Gradients of the mean loss of a batch's equal parts, and that loss."""
-    outputs: list[StepOutput] = []
-    for number in range(parts):
-        synced = number == parts - 1
-        with nullcontext() if synced else unsynced(model), machine.attention():
-            with machine.autocast():
-                output: StepOutput = model(part_of(batch, number, parts))
-            (output.loss / parts).backward()  # type: ignore[no-untyped-call]
-        outputs.append(output)
-    if parts == 1:
-        return outputs[0]
-    loss = torch.stack([each.loss.detach() for each in outputs]).mean()
-    names = outputs[0].terms
-    terms = {name: torch.stack([each.terms[name] for each in outputs]).mean() for name in names}
-    return StepOutput(loss, terms)
-
-
-def part_of(batch: Batch, number: int, parts: int) -> Batch:
-    """One of `parts` equal parts of a batch, counted from 0."""
-    if parts == 1:
-        return batch
-    return {
-        k: v.tensor_split(parts)[number] if isinstance(v, Tensor) else v for k, v in batch.items()
-    }
+        return in_full(torch.nn.utils.clip_grad_norm_(parameters, clip_grad))
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return in_full(torch.nn.utils.get_total_norm(gradients))
 
 
 class _Run:
@@ -172,14 +150,14 @@ class _Run:
         self.guard.images_at, self.guard.folder = plan.images_at, keeper.folder if keeper else None
         self.waiting = WaitingAdvice(plan.name, source)
         self.compiled: bool | None = None if plan.steady else False  # None: not decided yet
-        state = keeper.load(plan.machine.device) if keeper else None
+        place = torch.device("cpu") if is_sharded(model) else plan.machine.device
+        state = keeper.load(place) if keeper else None
         self.began_compiled = state.get("compiled") if state else None
         if state:
             self.step, self.rows = state["step"], state["rows"]
             self.meter = Meter.resumed(state["meter"])
             self.guard.resume(state.get("skipped", 0))
-            model.load_state_dict(state["model"])
-            plan.optimizer.load_state_dict(state["optimizer"])
+            restore(model, plan.optimizer, state)
             log.info("%s: continued from step %d of %d", plan.name, self.step, self.total)
         if keeper:
             tracker.rewind(plan.name, self.step)
@@ -218,24 +196,36 @@ class _Run:
         last = self.step == self.total
         if last or self.step % plan.log_every == 0:
             self._log()
-        if self.keeper and self.world.is_main:
+        if self.keeper and (self.world.is_main or is_sharded(self.model)):
             self._keep(self.keeper, last)
 
     def _compile(self, batch: Batch) -> bool:
         """Whether the model now runs compiled; a continued training goes on as it began."""
-        plan = self.plan
-        trial = Trial(plan.name, self.world, self.total - self.step)
-        part = part_of(batch, 0, plan.accumulate)
+        model, plan = self.model, self.plan
+        # Cached gradients take the methods apart, and shards are put together block by block.
+        if reads_twice(model, plan.accumulate) or is_sharded(model):
+            return False
+        trial = Trial(plan.name, self.world, self.total - self.step, plan.accumulate)
         if self.began_compiled is None:
-            return compile_where_it_pays(self.model, part, plan.machine, trial)
-        return compile_as_before(self.began_compiled, self.model, part, plan.machine, trial)
+            return compile_where_it_pays(model, batch, plan.machine, trial)
+        return compile_as_before(self.began_compiled, model, batch, plan.machine, trial)
+
+    def told(self, yes: bool) -> bool:
+        """What the main process wants: where weights are in shards, all save, and ask at times."""
+        if not is_sharded(self.model):
+            return yes
+        if self.step % _ASKED:
+            return False
+        wanted = torch.tensor(float(yes and self.world.is_main), device=self.plan.machine.device)
+        return bool(self.world.sum(wanted) > 0)
 
     def save_and_stop(self, stop: Interruption) -> None:
         """Write a checkpoint, then let the signal through; if it does not end the run, go on."""
         if self.keeper:
             self._save(self.keeper)
             log.warning("%s: asked to stop; saved at step %d", self.plan.name, self.step)
-        stop.deliver()
+        if self.world.is_main:  # the others, where they saved too, wait for its end
+            stop.deliver()
 
     def _log(self) -> None:
         meter, plan = self.meter, self.plan
@@ -245,7 +235,8 @@ class _Run:
         self._check_finite(means)
         if plan.skip_up_to:
             means["skipped"] = float(self.guard.skipped)
-        if gauges := getattr(self.model, "gauges", None):
+        gauges = getattr(self.model, "gauges", None)
+        if gauges and can_be_gauged(self.model):
             means |= {name: float(value) for name, value in gauges().items()}
         row = {
             "step": self.step,
@@ -279,27 +270,30 @@ class _Run:
         """Write what is due after a step; after the last one, too: results are not saved yet."""
         epoch, rest = divmod(self.step, self.source.steps_per_epoch)
         milestone = rest == 0 and epoch in keeper.milestones
-        if last or milestone or self._save_due():
+        if self.told(self._save_due()) or last or milestone:
             self._save(keeper)
-        if milestone:
+        if milestone and self.world.is_main:
             keeper.keep_milestone(epoch)
 
     def _save(self, keeper: Keeper) -> None:
         # Nothing non-finite is ever kept; a finite loss can have had an infinite gradient.
         self.guard.check()
-        weights = {name: float(p.detach().sum()) for name, p in self.model.named_parameters()}
-        self._check_finite(weights)
+        model = whole(self.model.state_dict())
+        names = [name for name, _ in self.model.named_parameters()]
+        self._check_finite({name: float(model[name].sum()) for name in names})
+        optimizer = whole(self.plan.optimizer.state_dict())
         epoch, batch = divmod(self.step, self.source.steps_per_epoch)
-        keeper.save(
-            {
-                "step": self.step,
-                "position": {"epoch": epoch, "batch": batch, "seed": self.plan.seed},
-                "rows": self.rows,
-                "meter": self.meter.state(),
-                "skipped": self.guard.skipped,
-                "compiled": bool(self.compiled),
-                "model": self.model.state_dict(),
-                "optimizer": self.plan.optimizer.state_dict(),
-            }
-        )
+        if self.world.is_main:
+            keeper.save(
+                {
+                    "step": self.step,
+                    "position": {"epoch": epoch, "batch": batch, "seed": self.plan.seed},
+                    "rows": self.rows,
+                    "meter": self.meter.state(),
+                    "skipped": self.guard.skipped,
+                    "compiled": bool(self.compiled),
+                    "model": model,
+                    "optimizer": optimizer,
+                }
+            )
         self.saved = time.monotonic()

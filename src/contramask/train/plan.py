@@ -14,34 +14,30 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from contramask.methods.base import Batch
+from contramask.train.backward import backward_of
 from contramask.train.device import Machine
 
 log = logging.getLogger(__name__)
 
 
-def measure_step(model: nn.Module, batch: Batch, machine: Machine) -> tuple[float, float]:
-    """(matmul FLOPs an image, seconds a step) of one training step, on a copy of the model.
+def measure_step(
+    model: nn.Module, batch: Batch, machine: Machine, parts: int = 1
+) -> tuple[float, float]:
+    """(matmul FLOPs an image, seconds) of one part of a training step, on a copy of the model.
 
-    FLOPs count forward and backward as they run here, two a multiply-add; the optimiser's are left
-    out. The second of two steps is timed, so that set-up costs do not count.
+    batch is that part, one of `parts`. FLOPs count forward and backward as they run here, two a
+    multiply-add; the optimiser's are left out. The second of two passes is timed, so that set-up
+    costs do not count.
     """
-    trial = copy.deepcopy(model).train()
+    trial, run = copy.deepcopy(model).train(), backward_of(model, parts)
     images = len(batch["key"])
     with FlopCounterMode(display=False) as counter:
-        one_pass(trial, batch, machine)
+        run(trial, [batch], machine)
     started = time.perf_counter()
-    one_pass(trial, batch, machine)
+    run(trial, [batch], machine)
     if machine.device.type == "cuda":
         torch.cuda.synchronize()
     return counter.get_total_flops() / images, time.perf_counter() - started
-
-
-def one_pass(model: nn.Module, batch: Batch, machine: Machine) -> None:
-    """Forward and backward, without an update."""
-    with machine.attention():
-        with machine.autocast():
-            loss = model(batch).loss
-        loss.backward()
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -26,13 +26,14 @@ from contramask.train.batches import make_loader, view_size, with_refresh
 from contramask.train.box_refresh import RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
-from contramask.train.loop import TrainPlan, fit, part_of
+from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
-from contramask.train.parts import check_parts, what_fits
+from contramask.train.parts import check_parts, pass_note, what_fits
 from contramask.train.pictures import VIEWS, reconstructions, show_views, view_preview
 from contramask.train.plan import count_parameters, duration, measure_step, print_plan
 from contramask.train.pretrain_config import FREE, PretrainConfig
 from contramask.train.schedule import scaled_lr, warmup_cosine
+from contramask.train.sharding import check_sharding, sharded, whole
 from contramask.train.world import connect, current_world
 from contramask.typed import to_plain
 
@@ -71,6 +72,9 @@ def pretrain(
     loader, views = make_loader(store, boxes, config, run.seed, machine, launch.worker_count)
     source = with_refresh(loader, store, boxes, config, run, method, work)
     check_parts(method, loader, config.accumulate)
+    shards = launch.sharding == "fsdp2" and world.size > 1
+    if shards:
+        check_sharding(method, config.accumulate, config.box_refresh is not None)
     fingerprint = _fingerprint(store, boxes, config, method, run)
     keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
 
@@ -82,9 +86,14 @@ def pretrain(
         preview = view_preview(loader, views)
         if world.is_main:
             show_views(preview, work, tracker)
-        plan = _train_plan(config, method, loader, machine, run.seed)
+        trained = sharded(method, world, machine.device) if shards else method
+        plan = _train_plan(config, trained, loader, machine, run.seed)
         plan = replace(plan, images_at=lambda step: _image_ids(store, loader, step))
-        return planned, preview, fit(method, source, plan, tracker, keeper)
+        curve = fit(trained, source, plan, tracker, keeper)
+        if shards:
+            method.load_state_dict(whole(trained.state_dict()))
+            prepare(method, machine)
+        return planned, preview, curve
 
     fitting = partial(what_fits, method, loader, machine, config.accumulate)
     planned, preview, curve = explained(training, work, fitting)
@@ -173,9 +182,8 @@ def _build(
 def _plan_facts(
     store: Store, config: PretrainConfig, method: Method, loader: ImageLoader, machine: Machine
 ) -> dict[str, Any]:
-    processes = loader.share[1]
-    batch = part_of(next(loader.epoch(0)), 0, config.accumulate)
-    flops, seconds = measure_step(method, batch, machine)
+    batch = method.cut(next(loader.epoch(0)), config.accumulate)[0]
+    flops, seconds = measure_step(method, batch, machine, config.accumulate)
     steps = loader.steps_per_epoch * config.epochs
     return {
         "method": method.label,
@@ -185,7 +193,7 @@ def _plan_facts(
         "epochs": config.epochs,
         "steps": steps,
         "batch size": config.batch_size,
-        "images a pass": f"{len(batch['key'])} ({processes} processes x {config.accumulate} parts)",
+        "images a pass": pass_note(method, loader, config.accumulate),
         "lr after scaling": scaled_lr(config.base_lr, config.batch_size),
         "parameters trained (M)": round(count_parameters(method) / 1e6, 2),
         "parameters of the encoder (M)": round(

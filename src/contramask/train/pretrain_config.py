@@ -47,8 +47,9 @@ class PretrainConfig:
     log_every: int = Field(default=20, ge=1)  # steps
     save_minutes: float = Field(default=10, ge=0)  # between running checkpoints
     box_refresh: RefreshConfig | None = None  # boxes made anew while training; None: never
-    #: Parts that pass through the network one after the other for one update, to need less memory;
-    #: refused where a method's loss is not the mean of its parts'.
+    #: Parts that pass through the network one after the other for one update, to need less memory.
+    #: The same training up to rounding; where images of a batch meet, in negatives or batch norms,
+    #: the price is one more forward pass of the online branch.
     accumulate: int = Field(default=1, ge=1)
     nonfinite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from contramask.methods.base import Method
 from contramask.models.synced_norm import sync_norms
 
 _ENDED = "contramask/main-process-ended"
+_BUCKET = 8 * 2**20  # values sent at once: 32 MB, as DistributedDataParallel's own
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,12 @@ def connect(method: Method, world: World) -> None:
 
 
 def parallel(model: nn.Module, world: World) -> nn.Module:
-    """The model with its gradients averaged over all processes, or as it is if there is one.
+    """The model with its gradients averaged over all processes; one of shards does that itself.
 
     All start from the main process's weights. Target networks follow the same weights by the same
     rule everywhere and are never sent.
     """
-    if world.size == 1:
+    if world.size == 1 or isinstance(model, FSDPModule):
         return model
     with warnings.catch_warnings():  # torch 2.15's new name is unknown to 2.11
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
@@ -134,7 +136,32 @@ def unsynced(model: nn.Module) -> AbstractContextManager[None]:
     """A context in which gradients are added up locally, to be averaged by a later pass."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()
-    return nullcontext()
+    return _unshared(model) if isinstance(model, FSDPModule) else nullcontext()
+
+
+@contextmanager
+def _unshared(model: FSDPModule) -> Iterator[None]:
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients over all processes after passes of which `parallel` knew nothing."""
+    if not isinstance(model, DistributedDataParallel):
+        return
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    while found:
+        some = [found.pop()]  # as many as fill a bucket
+        while found and sum(each.numel() for each in some) < _BUCKET:
+            some.append(found.pop())
+        total = torch.cat([each.flatten() for each in some])
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+        parts = torch.split(total, [each.numel() for each in some])
+        torch._foreach_copy_(some, [p.view_as(each) for p, each in zip(parts, some, strict=True)])
 
 
 def _leave() -> None:
