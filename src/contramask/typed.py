@@ -55,8 +55,11 @@ def _explain(kind: Any, where: str, detail: dict[str, Any]) -> str:
         return f"{key}.name: given {tag!r}, which does not exist; {_allowed(tag, tags)}"
     if detail["type"] == "missing":
         return f"{key}: this key is required and was not given"
-    text = detail["msg"].removeprefix("Value error, ")
-    text = text[:1].lower() + text[1:]
+    text = detail["msg"]
+    if detail["type"] == "value_error":  # our own words, as they were written
+        text = text.removeprefix("Value error, ")
+    else:
+        text = text[:1].lower() + text[1:]
     return f"{key}: given {detail.get('input')!r}, {text}"
 
 
