@@ -20,7 +20,7 @@ CPU = Machine(torch.device("cpu"), "fp32")
 
 def sizes(method: str, peer: str) -> BenchConfig:
     return BenchConfig(
-        method=method, arch="vit_nano", patch_size=4, image_size=16, batch_size=32, peers=(peer,)
+        method=method, arch="vit_nano", patch_size=4, image_size=16, batch_size=64, peers=(peer,)
     )
 
 
@@ -91,4 +91,4 @@ def test_target_networks_of_cmae_follow_and_get_no_gradient(peer: str) -> None:
     method.after_step(0.5)
     assert all(float((p - before[name]).mean()) > 0 for name, p in target.items())
     tokens = method.parts.read(method.target_encoder, batch["target_view"])
-    assert tokens.shape == (32, 17, 128)  # every patch and the class token
+    assert tokens.shape == (64, 17, 128)  # every patch and the class token
