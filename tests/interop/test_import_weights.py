@@ -15,13 +15,14 @@ from torch import Tensor
 
 from contramask.cli import main
 from contramask.data.store import Store
+from contramask.interop.encoder_shapes import Heads, choose_heads
 from contramask.interop.import_weights import ImportOptions, import_weights
 from contramask.interop.official import build_from, read_known_answer
 from contramask.interop.parity import build_conmim
 from contramask.interop.transformers_names import to_transformers
 from contramask.models.beit import BeitConfig, build_beit
 from contramask.models.bundle import EncoderBundle
-from contramask.models.encoder import EncoderConfig, build_encoder
+from contramask.models.encoder import ARCHITECTURES, EncoderConfig, build_encoder
 from contramask.models.family import Encoder
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
@@ -256,6 +257,30 @@ def test_heads_are_of_64_channels_unless_given(tmp_path: Path) -> None:
     path = written(tmp_path / "narrow.pth", narrow.state_dict())
     with pytest.raises(ValueError, match=r"width of 48 is no multiple of 64.*give --num-heads"):
         import_weights(path, "mine", ImportOptions())
+
+
+def test_a_number_of_heads_that_nothing_tells_is_guessed_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path / "w.pth", mae_file())
+    bundle = import_weights(path, "mine", ImportOptions())
+    assert "the number of heads is GUESSED: 1" in caplog.text
+    assert bundle.manifest["imported"]["num_heads"] == "guessed"
+    caplog.clear()
+    bundle = import_weights(path, "mine", ImportOptions(num_heads=1))
+    assert not caplog.text
+    assert bundle.manifest["imported"]["num_heads"] == "given"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_published_sizes_have_their_number_of_heads(
+    arch: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    width, depth, heads = ARCHITECTURES[arch]
+    state = {f"blocks.{number}.norm1.bias": torch.empty(0) for number in range(depth)}
+    state["patch_embed.proj.weight"] = torch.empty(width, 3, 1, 1)
+    assert choose_heads(state, None) == Heads(heads, arch)
+    assert not caplog.text
 
 
 def test_known_sizes_get_their_name(tmp_path: Path) -> None:
