@@ -40,7 +40,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--branch", choices=("online", "target"), help="of two networks")
     parser.add_argument(
-        "--method", help="name in tables of results (default: what the file says, else the kind)"
+        "--method",
+        help="name in tables of results, of a-z, 0-9 and _ (default: what the file says, else the "
+        "kind)",
     )
     parser.add_argument(
         "--data", help="what it was trained on (default: what the file says, else unknown)"

@@ -1,6 +1,7 @@
 """Weights of others as an encoder bundle, which every transfer stage accepts."""
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from contramask.interop.self_description import (
     described_for_transformers,
     weight_file,
 )
-from contramask.models.bundle import EncoderBundle, make_bundle
+from contramask.models.bundle import ANCHOR, EncoderBundle, make_bundle
 from contramask.results import RunInfo
 
 State = dict[str, Tensor]
@@ -82,7 +83,9 @@ def import_weights(path: Path, experiment: str, options: ImportOptions) -> Encod
     run = RunInfo(
         experiment, told.manifest.get("config_hash", "none"), told.manifest.get("seed", 0)
     )
-    method = options.method or told.manifest.get("method") or _METHODS.get(kind, "imported")
+    method = _method(
+        options.method or told.manifest.get("method") or _METHODS.get(kind, "imported")
+    )
     bundle = make_bundle(encoder, run, method, branch or _BRANCHES.get(kind, "unknown"), data)
     origin = {
         "file": path.name,
@@ -112,6 +115,18 @@ def _network(path: Path, options: ImportOptions) -> tuple[State, int | None, Bra
         return answer.under("model."), heads, options.branch
     branch = options.branch or "target"
     return answer.under(f"{branch}."), heads, branch
+
+
+def _method(name: str) -> str:
+    """The name under which results are stored and shown, once it is known to be usable."""
+    allowed = (
+        "a name holds lower-case letters, digits and `_`, as in dino_v2; give another --method"
+    )
+    if not re.fullmatch("[a-z0-9_]+", name):  # `-` and `/` part it from what was measured
+        raise ValueError(f"method {name!r}: {allowed}")
+    if name == ANCHOR:
+        raise ValueError(f"method {name!r} is the untrained network of every table; {allowed}")
+    return name
 
 
 def _statistics(
