@@ -41,9 +41,9 @@ def same_features(one: EncoderBundle, other: EncoderBundle) -> bool:
 
 
 def transformers_folder(one: EncoderBundle, folder: Path) -> Path:
-    """What `export --to transformers` writes, which needs the package only to compare."""
+    """What `export --to transformers` writes."""
     folder.mkdir()
-    to_transformers.write(one, folder / "model.safetensors")
+    to_transformers.write_files(one, folder / "model.safetensors")
     return folder
 
 
