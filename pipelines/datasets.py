@@ -17,6 +17,9 @@ from kedro.io import AbstractDataset, DatasetError
 
 from pipelines import previews
 
+#: The class whose folders are experiments.
+ENCODER = "contramask.models.bundle:EncoderBundle"
+
 
 class DiskDataset(AbstractDataset[Any, Any]):
     """Something at a path; what `kedro viz` shows of it is in its attribute `preview`, if any."""
@@ -52,9 +55,22 @@ class FolderDataset(DiskDataset):
     def load(self) -> Any:
         """Read the folder."""
         if not self._filepath.is_dir():
-            raise DatasetError(f"{self._filepath} does not exist yet: run the stage that makes it")
+            raise DatasetError(
+                f"{self._filepath} does not exist yet: run the stage that makes it"
+                f"{self._experiments()}"
+            )
         module, _, name = self._kind.partition(":")
         return getattr(import_module(module), name).read(self._filepath)
+
+    def _experiments(self) -> str:
+        """For an encoder that is not there, the experiments that have one."""
+        if self._kind != ENCODER:
+            return ""
+        found = self._filepath.parent.glob("*/encoder.safetensors")
+        names = ", ".join(sorted(n for path in found if (n := path.parent.name)[0] != "."))
+        if not names:
+            return " (pretrain); no experiment has an encoder yet"
+        return f" (pretrain), or name an experiment that has an encoder: {names}"
 
     def save(self, data: Any) -> None:
         """Write beside the folder, then swap."""

@@ -74,9 +74,12 @@ class ParameterHooks:
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
         """An error this project words itself is told by its text; others keep their traceback."""
-        place = _place(error, self._project)
-        if place and isinstance(error, ValueError | DatasetError):
-            raise click.ClickException(f"{error}\n({place})") from error
+        own: BaseException | None = error
+        while isinstance(own, DatasetError) and not _place(own, self._project):
+            own = own.__cause__  # Kedro words what a data set could not load a second time
+        place = _place(own, self._project) if own else None
+        if place and isinstance(own, ValueError | DatasetError):
+            raise click.ClickException(f"{own}\n({place})") from error
 
     def _typed(self, params: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         from contramask.config import parse_parameters
@@ -108,10 +111,15 @@ class ConsoleHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Take the project's logging also in a sub-folder, where Kedro does not look for it."""
+        """Take the project's logging also in a sub-folder, where Kedro does not look for it.
+
+        Kedro's advice to repeat a command that failed at once is left out: it fails again.
+        """
         if Path.cwd() != context.project_path:
             text = (context.project_path / "conf" / "logging.yml").read_text(encoding="utf-8")
             configure_logging(yaml.safe_load(text))
+        for runner in ("sequential", "thread", "parallel"):
+            logging.getLogger(f"kedro.runner.{runner}_runner").addFilter(_is_useful)
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -136,6 +144,10 @@ class ConsoleHooks:
         rich.get_console().print(" | ".join(said), soft_wrap=True, highlight=False, markup=False)
 
 
+def _is_useful(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("No nodes ran. Repeat the previous command")
+
+
 def _check_branch(pretrain: PretrainConfig) -> None:
     """Under DVC, a method that predicts tokens must stand where a tokenizer is made for it."""
     from contramask.typed import ConfigError
@@ -148,10 +160,12 @@ def _check_branch(pretrain: PretrainConfig) -> None:
         )
 
 
-def _place(error: Exception, project: Path) -> str | None:
+def _place(error: BaseException, project: Path) -> str | None:
     """Where the error was raised, `file:line`, if that is in this project's own code."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    file = Path(last.filename)
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return None
+    last, file = frames[-1], Path(frames[-1].filename)
     inside = [project / "src", project / "pipelines"]
     if not any(file.is_relative_to(folder) for folder in inside):
         return None

@@ -1,8 +1,11 @@
 """Reads `conf/`: presets, a method's own settings, `${experiment:}` and `${recipe:}` in paths."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import click
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 
@@ -19,7 +22,11 @@ class ExperimentConfigLoader(OmegaConfigLoader):
     """
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The merged configuration `key` (`catalog`, `parameters`, ...) of base and environment."""
+        """The merged configuration `key` (`catalog`, `parameters`, ...) of base and environment.
+
+        An environment that is not there gets an answer instead of a traceback.
+        """
+        self._check_environment()
         if key == "parameters":
             return _with_method_settings(self._with_presets(super().__getitem__(key)))
         if key == "catalog":
@@ -29,6 +36,17 @@ class ExperimentConfigLoader(OmegaConfigLoader):
                 value = name(params)
                 OmegaConf.register_new_resolver(word, lambda value=value: value, replace=True)
         return super().__getitem__(key)
+
+    def _check_environment(self) -> None:
+        env, folder = self.env, Path(self.conf_source)
+        if env is None or not folder.is_dir() or (folder / env).is_dir():
+            return
+        known = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        near = get_close_matches(env, known, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise click.ClickException(
+            f"there is no environment {env!r}.{hint} There are: {', '.join(known)}."
+        )
 
     def _with_presets(self, params: dict[str, Any]) -> dict[str, Any]:
         """The parameters with the values of the presets that they name."""

@@ -29,9 +29,7 @@ def test_a_missing_package_is_named_with_what_to_do(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
-    text = (
-        rf"peer {name} is the package {package}, .* `pip install 'contramask\[bench\]'`, or leave"
-    )
+    text = rf"peer {name} is the package {package}, .* `uv sync --extra bench`, or leave"
     with pytest.raises(ValueError, match=text):
         require(name)
 

@@ -180,3 +180,9 @@ def write_answer(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def official_names() -> dict[str, Callable[[str], str]]:
+    """By method, from our name of a parameter to the official code's."""
+    return {"mae": official_mae, "cmae": official_cmae, "conmim": official_conmim}

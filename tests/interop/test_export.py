@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from contramask.cli import main
-from contramask.interop import to_onnx, to_timm
+from contramask.interop import to_onnx, to_timm, to_transformers
 from contramask.interop.export import export_encoder
 from contramask.interop.to_timm import timm_model
 from contramask.models.beit import BeitConfig, build_beit
@@ -82,7 +82,6 @@ def test_two_lines_load_it_strictly_in_timm(tmp_path: Path, kind: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(model.forward_features(images), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(model(images), expected[:, 0], atol=1e-5, rtol=1e-5)
-    assert written.difference is not None
     assert written.difference < 1e-5
     assert written.largest > 0.5
 
@@ -184,7 +183,7 @@ def test_without_onnx_the_command_says_what_to_install(
 ) -> None:
     monkeypatch.setattr(to_onnx, "_PACKAGES", ("onnx", "no_such_package"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"missing: onnx, no_such_package.*contramask\[onnx\]"):
+    with pytest.raises(ValueError, match=r"missing: onnx, no_such_package.*uv sync --extra onnx"):
         export_encoder(bundle(), "onnx", tmp_path / "vit.onnx")
 
 
@@ -218,7 +217,6 @@ def test_transformers_loads_it_with_its_image_processor(tmp_path: Path, kind: st
     with torch.no_grad():
         names = executed(written.usage, transformers=transformers, images=images)
     torch.testing.assert_close(names["tokens"], tokens(one, images), atol=1e-4, rtol=0)
-    assert written.difference is not None
     if one.encoder.in_chans == 3:
         processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "vit")
         grey = torch.full((3, 40, 40), 128, dtype=torch.uint8).numpy()
@@ -227,17 +225,21 @@ def test_transformers_loads_it_with_its_image_processor(tmp_path: Path, kind: st
         assert float(values.mean()) == pytest.approx((128 / 255 - 0.4) / 0.2, abs=1e-4)
 
 
-def test_without_transformers_the_folder_is_written_and_said_to_be_unchecked(
+def test_without_transformers_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle().write(tmp_path / "encoder")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     words = ["export", str(tmp_path / "encoder"), "--to", "transformers", str(tmp_path / "out")]
-    assert main(words) == 0
-    assert "NOT compared: transformers is not installed" in capsys.readouterr().out
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        *("config.json", "model.safetensors", "model.safetensors.manifest.json"),
-        "preprocessor_config.json",
-    ]
-    manifest = json.loads((tmp_path / "out" / "model.safetensors.manifest.json").read_text())
-    assert manifest["export"]["verified"] is False
+    assert main(words) == 1
+    assert "Install it with: uv sync --extra transformers" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_files_for_transformers_need_no_transformers(tmp_path: Path) -> None:
+    one = bundle()
+    to_transformers.write_files(one, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["model_type"], config["num_attention_heads"]) == ("vit", 3)
+    processor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert processor["image_mean"] == one.manifest["mean"]

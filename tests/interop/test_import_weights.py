@@ -15,13 +15,14 @@ from torch import Tensor
 
 from contramask.cli import main
 from contramask.data.store import Store
+from contramask.interop.encoder_shapes import Heads, choose_heads
 from contramask.interop.import_weights import ImportOptions, import_weights
 from contramask.interop.official import build_from, read_known_answer
 from contramask.interop.parity import build_conmim
 from contramask.interop.transformers_names import to_transformers
 from contramask.models.beit import BeitConfig, build_beit
 from contramask.models.bundle import EncoderBundle
-from contramask.models.encoder import EncoderConfig, build_encoder
+from contramask.models.encoder import ARCHITECTURES, EncoderConfig, build_encoder
 from contramask.models.family import Encoder
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
@@ -187,8 +188,19 @@ def test_a_training_checkpoint_is_looked_into(tmp_path: Path) -> None:
 
 def test_python_objects_are_never_unpickled(tmp_path: Path) -> None:
     torch.save({"model": {"cls_token": torch.ones(1)}, "hook": Path("x")}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"holds Python objects besides tensors.*weights_only"):
+    with pytest.raises(ValueError, match=r"holds Python objects besides tensors \(pathlib"):
         import_weights(tmp_path / "w.pth", "mine", ImportOptions())
+
+
+def test_a_file_of_another_kind_gets_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gt.json").write_text('{"images": []}')
+    assert main(["import-weights", str(tmp_path / "gt.json"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "gt.json is no weight file: give a .safetensors file, or one that torch.save" in said
+    assert said.count("\n") == 1
+    assert "weights_only" not in said
 
 
 @pytest.mark.parametrize(
@@ -256,6 +268,51 @@ def test_heads_are_of_64_channels_unless_given(tmp_path: Path) -> None:
     path = written(tmp_path / "narrow.pth", narrow.state_dict())
     with pytest.raises(ValueError, match=r"width of 48 is no multiple of 64.*give --num-heads"):
         import_weights(path, "mine", ImportOptions())
+
+
+def test_a_number_of_heads_that_nothing_tells_is_guessed_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path / "w.pth", mae_file())
+    bundle = import_weights(path, "mine", ImportOptions())
+    assert "the number of heads is GUESSED: 1" in caplog.text
+    assert bundle.manifest["imported"]["num_heads"] == "guessed"
+    caplog.clear()
+    bundle = import_weights(path, "mine", ImportOptions(num_heads=1))
+    assert not caplog.text
+    assert bundle.manifest["imported"]["num_heads"] == "given"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_published_sizes_have_their_number_of_heads(
+    arch: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    width, depth, heads = ARCHITECTURES[arch]
+    state = {f"blocks.{number}.norm1.bias": torch.empty(0) for number in range(depth)}
+    state["patch_embed.proj.weight"] = torch.empty(width, 3, 1, 1)
+    assert choose_heads(state, None) == Heads(heads, arch)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("dino/v2", r"method 'dino/v2': a name holds lower-case letters, digits and `_`"),
+        ("dino-v2", r"method 'dino-v2': .* give another --method"),
+        ("DINO", "method 'DINO': "),
+        ("random_init", r"method 'random_init' is the untrained network of every table"),
+    ],
+)
+def test_methods_are_of_letters_digits_and_underscores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, sentence: str
+) -> None:
+    path = written(tmp_path / "w.pth", mae_file())
+    assert main(["import-weights", str(path), str(tmp_path / "o"), "--method", name]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+    assert not (tmp_path / "o").exists()
+    assert (
+        import_weights(path, "x", ImportOptions(method="dino_v2")).manifest["method"] == "dino_v2"
+    )
 
 
 def test_known_sizes_get_their_name(tmp_path: Path) -> None:

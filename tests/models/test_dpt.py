@@ -14,7 +14,7 @@ from contramask.models.family import Encoder
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec(dpt.PACKAGE) is None,
-    reason="segmentation-models-pytorch is not installed (pip install 'contramask[dpt]')",
+    reason="segmentation-models-pytorch is not installed (uv sync --extra dpt)",
 )
 #: The library cannot be told another depth than that of the network it names.
 TWELVE = EncoderConfig(patch_size=16, embed_dim=48, depth=12, num_heads=3)
@@ -121,5 +121,5 @@ def test_what_cannot_fit_is_refused_with_what_to_do() -> None:
 def test_a_missing_package_is_named_with_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dpt.importlib.util, "find_spec", lambda name: None)  # type: ignore[attr-defined]
     assert check_installed(("linear", "upernet")) == ("linear", "upernet")
-    with pytest.raises(ValueError, match=r"pip install 'contramask\[dpt\]'"):
+    with pytest.raises(ValueError, match=r"uv sync --extra dpt"):
         check_installed(("linear", "dpt"))

@@ -1,5 +1,6 @@
 """Around a run: mistakes are told before any data is read, and a run ends with its true status."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -14,14 +15,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from kedro.framework.cli.cli import KedroCLI
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from mlflow import MlflowClient
 
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.pretrain_config import PretrainConfig
 from pipelines import tracking
-from pipelines.datasets import FolderDataset
+from pipelines.datasets import ENCODER, FolderDataset
 from pipelines.experiment import check_name
 from pipelines.hooks import ParameterHooks
 from pipelines.tracking_hooks import TrackingHooks
@@ -101,6 +102,51 @@ def test_an_error_the_project_words_is_told_by_its_text_and_place(tmp_path: Path
         with pytest.raises(click.ClickException, match=text) as caught:
             parameter_hooks().on_pipeline_error(raised(action))
         assert re.search(r"\(pipelines/\w+\.py:\d+\)$", caught.value.message)
+
+
+def test_what_kedro_words_again_is_told_once_and_names_the_experiments(tmp_path: Path) -> None:
+    for name in ("mae-1f2e-s0", "main", "half"):
+        (tmp_path / name).mkdir()
+    for name in ("mae-1f2e-s0", "main"):
+        (tmp_path / name / "encoder.safetensors").touch()
+    catalog = DataCatalog({"encoder": FolderDataset(str(tmp_path / "nosuch"), ENCODER)})
+    with pytest.raises(click.ClickException) as caught:
+        parameter_hooks().on_pipeline_error(raised(lambda: catalog.load("encoder")))
+    sentence, place = caught.value.message.splitlines()
+    assert sentence == (
+        f"{tmp_path}/nosuch does not exist yet: run the stage that makes it (pretrain), "
+        "or name an experiment that has an encoder: mae-1f2e-s0, main"
+    )
+    assert place.startswith("(pipelines/datasets.py:")
+    catalog = DataCatalog({"encoder": FolderDataset(str(tmp_path / "half"), ENCODER)})
+    with pytest.raises(click.ClickException, match=r"holds no encoder: manifest\.json is missing"):
+        parameter_hooks().on_pipeline_error(raised(lambda: catalog.load("encoder")))
+    (tmp_path / "empty").mkdir()
+    first = FolderDataset(str(tmp_path / "empty" / "x"), ENCODER)
+    with pytest.raises(DatasetError, match="no experiment has an encoder yet"):
+        first.load()
+
+
+def test_a_failed_stage_prints_its_sentence_alone(tmp_path: Path) -> None:
+    """The advice to repeat a command that fails at once is no help."""
+    words = ["run", "--env", "smoke", "--pipelines", "probe", "--params"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "kedro"),
+            *words,
+            f"experiment=nosuch,tracking=false,data={tmp_path}/data",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "Error: " in done.stderr
+    assert "run the stage that makes it (pretrain)" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "No nodes ran" not in done.stderr + done.stdout
 
 
 def test_any_other_error_keeps_its_traceback() -> None:
@@ -240,7 +286,7 @@ STOPPED = """
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from contramask.results import RunInfo
 from pipelines import tracking
 from pipelines.datasets import FolderDataset

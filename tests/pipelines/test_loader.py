@@ -1,8 +1,10 @@
 """The catalog's paths, by experiment, environment and `--params data=...`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from kedro.framework.project import settings
 from kedro.framework.startup import bootstrap_project
@@ -31,6 +33,16 @@ def test_a_given_name_moves_the_folder() -> None:
     conf = loader(experiment="main")
     assert conf["catalog"]["encoder"]["filepath"] == "data/06_models/main"
     assert conf["catalog"]["{stage}_output"]["filepath"] == "data/07_model_output/main/{stage}"
+
+
+def test_an_environment_that_is_not_there_is_answered() -> None:
+    with pytest.raises(click.ClickException) as caught:
+        loader("smok")["parameters"]
+    assert caught.value.message.startswith(
+        "there is no environment 'smok'. Did you mean `smoke`? There are: "
+    )
+    assert {"base", "local", "smoke"} <= set(re.findall(r"\w+", caught.value.message))
+    assert "\n" not in caught.value.message
 
 
 def test_two_loaders_do_not_share_a_name() -> None:

@@ -184,7 +184,7 @@ def test_a_window_of_no_whole_patches_is_refused(
 
 needs_library = pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None,
-    reason="segmentation-models-pytorch is not installed (pip install 'contramask[dpt]')",
+    reason="segmentation-models-pytorch is not installed (uv sync --extra dpt)",
 )
 
 
@@ -238,9 +238,9 @@ def test_dpt_is_refused_before_anything_is_trained(
     with pytest.raises(ValueError, match="multiples of 32 px, given 48x48"):
         run_segmentation(tiny_bundle, tiny_store, large, FP32, tracker)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'contramask\[dpt\]'"):
+    with pytest.raises(ConfigError, match=r"uv sync --extra dpt"):
         parse(SegmentationConfig, config, "segmentation")
-    with pytest.raises(ValueError, match=r"pip install 'contramask\[dpt\]'"):
+    with pytest.raises(ValueError, match=r"uv sync --extra dpt"):
         run_segmentation(tiny_bundle, tiny_store, parsed, FP32, tracker)
     assert tracker.names == set()
 

@@ -107,7 +107,7 @@ def require(name: PeerName) -> None:
     if importlib.util.find_spec(package) is None:
         raise ValueError(
             f"the peer {name} is the package {package}, which is not installed; install it with "
-            f"`pip install 'contramask[bench]'`, or leave {name} out of --peers"
+            f"`uv sync --extra bench`, or leave {name} out of --peers"
         )
 
 

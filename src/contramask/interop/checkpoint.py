@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,24 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path} is no PyTorch file, or holds Python objects besides tensors, which are not "
-            f"read ({reason}). If you trust it, save its weights alone: torch.save(torch.load("
-            f"'{path.name}', weights_only=False)['state_dict'], 'weights.pth')"
-        ) from None
+        raise ValueError(_refused(path, str(error))) from None
     except OSError:
         raise
     except Exception as error:  # of a file that is none, the reader may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged or no PyTorch file ({reason})") from None
+
+
+def _refused(path: Path, reason: str) -> str:
+    """Why a file was not unpickled, without the reader's advice to unpickle it all the same."""
+    named = re.search(r"GLOBAL ([\w.]+)", reason)
+    if not named:  # mostly a file of another kind, whose first bytes are no instructions
+        return f"{path} is no weight file: give a .safetensors file, or one that torch.save wrote"
+    return (
+        f"{path} holds Python objects besides tensors ({named[1]}), which are not read. If you "
+        "trust it, save its weights alone where it was made: torch.save(model.state_dict(), "
+        "'weights.pth')"
+    )
 
 
 def _weights(path: Path, content: Any) -> State:

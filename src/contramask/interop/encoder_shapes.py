@@ -1,7 +1,9 @@
 """An encoder of the sizes that the shapes of its weights tell."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from timm.models.beit import gen_relative_position_index
@@ -12,28 +14,34 @@ from contramask.models.encoder import ARCHITECTURES, EncoderConfig, Size, build_
 from contramask.models.family import Encoder
 
 State = dict[str, Tensor]
+log = logging.getLogger(__name__)
 
 _TABLE = "relative_position_bias_table"
 _INDEX = "relative_position_index"
-_HEAD_WIDTH = 64  # of every published Vision Transformer from Ti to H
+_HEAD_WIDTH = 64  # of ViT-Ti, -S, -B and -L; ViT-H has 80, ViT-g and wider others
 _SHOWN = 12
 
 
+@dataclass(frozen=True)
+class Heads:
+    """How many attention heads an encoder has, and what that is known from, in words."""
+
+    count: int
+    origin: str
+
+
 def encoder_of(
-    state: Mapping[str, Tensor], num_heads: int | None, image_size: Sequence[int] | None
+    state: Mapping[str, Tensor], num_heads: int, image_size: Sequence[int] | None
 ) -> Encoder:
     """Build the encoder of a state dict with timm's names and load it strictly, as float32.
 
-    A state with position biases or layer scales is BEiT's. The number of heads is the bias tables',
-    `num_heads`, or one for each 64 of the width; the image is square unless `image_size` (rows,
-    columns; one number: square) says otherwise. Raises `ValueError` when a weight is missing,
-    unknown or of another shape.
+    A state with position biases or layer scales is BEiT's. The image is square unless `image_size`
+    (rows, columns; one number: square) says otherwise. Raises `ValueError` when a weight is
+    missing, unknown or of another shape.
     """
-    if "patch_embed.proj.weight" not in state:
-        raise ValueError("the file holds no encoder: patch_embed.proj.weight is missing")
-    tables = [value for name, value in state.items() if name.endswith(_TABLE)]
+    tables = _tables(state)
     is_beit = bool(tables) or any(name.endswith("gamma_1") for name in state)
-    config = _config(state, _num_heads(state, tables, num_heads))
+    config = _config(state, num_heads)
     size = _image_size(state, tables, config.patch_size, image_size)
     in_chans = state["patch_embed.proj.weight"].shape[1]
     encoder: Encoder
@@ -50,9 +58,54 @@ def encoder_of(
     return encoder
 
 
+def choose_heads(state: Mapping[str, Tensor], given: int | None) -> Heads:
+    """The number of heads of a state dict with timm's names, which only bias tables tell.
+
+    `given` (by a person, or by the file about itself) counts before the architecture of that width
+    and depth. What is neither is guessed as one for each 64 of the width, with a warning. Raises
+    `ValueError` when that cannot be, or there is no encoder.
+    """
+    if "patch_embed.proj.weight" not in state:
+        raise ValueError("the file holds no encoder: patch_embed.proj.weight is missing")
+    width, depth, tables = len(state["patch_embed.proj.weight"]), _depth(state), _tables(state)
+    if tables:
+        counted = tables[0].shape[1]
+        if given not in (None, counted):
+            raise ValueError(f"the position biases are of {counted} heads, not {given}")
+        return Heads(counted, "position biases")
+    if given is not None:
+        if given < 1 or width % given:
+            raise ValueError(f"a width of {width} cannot be split into {given} heads")
+        return Heads(given, "given")
+    for arch, (known_width, known_depth, heads) in ARCHITECTURES.items():
+        if (known_width, known_depth) == (width, depth):
+            return Heads(heads, arch)
+    if width % _HEAD_WIDTH:
+        raise ValueError(
+            f"a width of {width} is no multiple of {_HEAD_WIDTH}, the usual width of a head, and "
+            "the weights do not tell the number of heads; give --num-heads"
+        )
+    guessed = width // _HEAD_WIDTH
+    log.warning(
+        "the number of heads is GUESSED: %d, one for each %d of the width, because neither the file"
+        " nor the sizes tell it; a wrong number gives wrong features without any error. If you know"
+        " it, give --num-heads",
+        *(guessed, _HEAD_WIDTH),
+    )
+    return Heads(guessed, "guessed")
+
+
+def _tables(state: Mapping[str, Tensor]) -> list[Tensor]:
+    return [value for name, value in state.items() if name.endswith(_TABLE)]
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    return len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+
+
 def _config(state: Mapping[str, Tensor], heads: int) -> EncoderConfig:
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    depth = _depth(state)
     hidden = len(state.get("blocks.0.mlp.fc1.bias", torch.empty(4 * width)))
     ratio = hidden / width
     if int(width * ratio) != hidden:  # rounded down once too often
@@ -63,25 +116,6 @@ def _config(state: Mapping[str, Tensor], heads: int) -> EncoderConfig:
     return EncoderConfig(
         patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, mlp_ratio=ratio
     )
-
-
-def _num_heads(state: Mapping[str, Tensor], tables: list[Tensor], given: int | None) -> int:
-    width = state["patch_embed.proj.weight"].shape[0]
-    if tables:
-        counted = tables[0].shape[1]
-        if given not in (None, counted):
-            raise ValueError(f"the position biases are of {counted} heads, not {given}")
-        return counted
-    if given is not None:
-        if given < 1 or width % given:
-            raise ValueError(f"a width of {width} cannot be split into {given} heads")
-        return given
-    if width % _HEAD_WIDTH:
-        raise ValueError(
-            f"a width of {width} is no multiple of {_HEAD_WIDTH}, the usual width of a head, and "
-            "the weights do not tell the number of heads; give --num-heads"
-        )
-    return width // _HEAD_WIDTH
 
 
 def _image_size(

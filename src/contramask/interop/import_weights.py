@@ -1,6 +1,7 @@
 """Weights of others as an encoder bundle, which every transfer stage accepts."""
 
 import hashlib
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,15 @@ from torch import Tensor
 
 from contramask.interop.checkpoint import read_tensors
 from contramask.interop.encoder_names import Kind, detect_kind, sort_tensors
-from contramask.interop.encoder_shapes import encoder_of
+from contramask.interop.encoder_shapes import choose_heads, encoder_of
 from contramask.interop.official import read_known_answer
-from contramask.models.bundle import EncoderBundle, make_bundle
+from contramask.interop.self_description import (
+    SelfDescription,
+    described,
+    described_for_transformers,
+    weight_file,
+)
+from contramask.models.bundle import ANCHOR, EncoderBundle, make_bundle
 from contramask.results import RunInfo
 
 State = dict[str, Tensor]
@@ -32,48 +39,64 @@ _LICENCES = {
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a weight file does not say about itself; None: found out, or the usual."""
+    """What is known of a weight file; None: what the file says about itself, else the usual."""
 
     kind: Kind | None = None
     num_heads: int | None = None
     image_size: tuple[int, ...] | None = None  # rows, columns; or one side
     branch: Branch | None = None  # where a file holds two networks
     method: str | None = None  # the name in tables of results
-    data: str = "unknown"  # what it was trained on
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    data: str | None = None  # what it was trained on; usual: "unknown"
+    mean: tuple[float, ...] | None = None  # usual: ImageNet's
+    std: tuple[float, ...] | None = None
 
 
 def import_weights(path: Path, experiment: str, options: ImportOptions) -> EncoderBundle:
-    """Read a weight file of MAE, CMAE, ConMIM, timm or transformers, or a known answer of ours.
+    """Read a weight file of MAE, CMAE, ConMIM, timm or transformers, or one that we wrote.
 
-    Sizes come from the shapes of the weights. The manifest's entry `imported` names the file, its
-    SHA-256, what kind of names it had and what was left out. Raises `ValueError` for a weight that
-    is missing, unknown or of another shape, and for what cannot be found out.
+    path: the file, or the folder it lies in. Sizes come from the shapes of the weights; the number
+    of heads, the input's statistics and where the encoder comes from, out of our manifest in the
+    file or transformers' config.json beside it. The manifest's entry `imported` names the file, its
+    SHA-256, what kind of names it had, what was left out, and where heads and statistics are from.
+    Raises `ValueError` for a weight that is missing, unknown or of another shape, and for what
+    cannot be found out.
     """
-    tensors, heads, branch = _network(path, options)
+    path = weight_file(path)
+    tensors, given, branch = _network(path, options)
     kind = options.kind or detect_kind(tensors)
+    told = described(path)
+    if kind == "transformers" and not told.manifest:
+        told = described_for_transformers(path)
+    branch = branch or told.manifest.get("branch")
     if kind == "cmae" and branch == "target":
         raise ValueError("CMAE's target network has no final norm; import the online one")
     found = sort_tensors(tensors, kind)
-    encoder = encoder_of(found.encoder, heads, options.image_size)
-    _check_statistics(encoder.in_chans, options)
+    heads = choose_heads(found.encoder, given or told.num_heads)
+    encoder = encoder_of(found.encoder, heads.count, options.image_size or told.image_size)
+    mean, std = _statistics(encoder.in_chans, options, told)
     data = {
-        "name": options.data,
-        "data_hash": "unknown",
-        "mean": list(options.mean),
-        "std": list(options.std),
+        "name": options.data or told.manifest.get("data", "unknown"),
+        "data_hash": told.manifest.get("data_hash", "unknown"),
+        "mean": mean,
+        "std": std,
     }
-    method = options.method or _METHODS.get(kind, "imported")
-    run = RunInfo(experiment, config_hash="none", seed=0)
+    run = RunInfo(
+        experiment, told.manifest.get("config_hash", "none"), told.manifest.get("seed", 0)
+    )
+    method = _method(
+        options.method or told.manifest.get("method") or _METHODS.get(kind, "imported")
+    )
     bundle = make_bundle(encoder, run, method, branch or _BRANCHES.get(kind, "unknown"), data)
-    licence = f"{bundle.manifest['licence']} {_LICENCES.get(kind, '')}".strip()
     origin = {
         "file": path.name,
         "sha256": _sha256(path),
         "kind": kind,
         "left_out": _summary(found.left_out),
+        "num_heads": heads.origin if given or heads.origin != "given" else "the file",
+        "statistics": _origin_of_statistics(options, told),
     }
+    licence = f"{bundle.manifest['licence']} {_LICENCES.get(kind, '')}".strip()
+    licence = told.manifest.get("licence", licence)
     manifest = {**bundle.manifest, "licence": licence, "imported": origin}
     return EncoderBundle(bundle.encoder, manifest)
 
@@ -94,13 +117,39 @@ def _network(path: Path, options: ImportOptions) -> tuple[State, int | None, Bra
     return answer.under(f"{branch}."), heads, branch
 
 
-def _check_statistics(in_chans: int, options: ImportOptions) -> None:
-    for name, values in (("mean", options.mean), ("std", options.std)):
+def _method(name: str) -> str:
+    """The name under which results are stored and shown, once it is known to be usable."""
+    allowed = (
+        "a name holds lower-case letters, digits and `_`, as in dino_v2; give another --method"
+    )
+    if not re.fullmatch("[a-z0-9_]+", name):  # `-` and `/` part it from what was measured
+        raise ValueError(f"method {name!r}: {allowed}")
+    if name == ANCHOR:
+        raise ValueError(f"method {name!r} is the untrained network of every table; {allowed}")
+    return name
+
+
+def _statistics(
+    in_chans: int, options: ImportOptions, told: SelfDescription
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the input: given, the file's, else ImageNet's."""
+    mean = options.mean or told.mean or IMAGENET_MEAN
+    std = options.std or told.std or IMAGENET_STD
+    for name, values in (("mean", mean), ("std", std)):
         if len(values) != in_chans:
             raise ValueError(
                 f"the encoder reads {in_chans} channels, so --{name} needs as many values, not "
                 f"{len(values)}"
             )
+    return list(mean), list(std)
+
+
+def _origin_of_statistics(options: ImportOptions, told: SelfDescription) -> str:
+    known = [
+        "given" if given else "the file" if read else "ImageNet's, assumed"
+        for given, read in ((options.mean, told.mean), (options.std, told.std))
+    ]
+    return " and ".join(dict.fromkeys(known))
 
 
 def _summary(names: list[str]) -> dict[str, int]:

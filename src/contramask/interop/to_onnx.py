@@ -45,7 +45,7 @@ def write(bundle: EncoderBundle, file: Path) -> None:
     if missing:
         raise ValueError(
             f"to write and check ONNX files, {', '.join(_PACKAGES)} are needed; missing: "
-            f"{', '.join(missing)}. Install them with: pip install 'contramask[onnx]'"
+            f"{', '.join(missing)}. Install them with: uv sync --extra onnx"
         )
     encoder = bundle.encoder
     example = torch.zeros(2, encoder.in_chans, *encoder.image_size)

@@ -17,19 +17,30 @@ _BICUBIC = 3  # of Pillow
 
 
 def write(bundle: EncoderBundle, file: Path) -> None:
+    """Write the folder, if it can be compared afterwards.
+
+    Raises `ValueError` when transformers is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError(
+            "to check what it writes, this format needs the package transformers, which is not "
+            "installed. Install it with: uv sync --extra transformers"
+        )
+    write_files(bundle, file)
+
+
+def write_files(bundle: EncoderBundle, file: Path) -> None:
     """Write model.safetensors, config.json and preprocessor_config.json; needs no transformers."""
     write_state(to_transformers(bundle.encoder.state_dict()), bundle, file)
     _write_json(file.parent / "config.json", model_config(bundle))
     _write_json(file.parent / "preprocessor_config.json", _preprocessing(bundle))
 
 
-def features(bundle: EncoderBundle, file: Path, images: Tensor) -> Tensor | None:
-    """Tokens (B, 1+L, D) after the final norm, or None when transformers is not installed.
+def features(bundle: EncoderBundle, file: Path, images: Tensor) -> Tensor:
+    """Tokens (B, 1+L, D) after the final norm.
 
     Raises `ValueError` if the model lacks a weight or the file holds one it does not know.
     """
-    if importlib.util.find_spec("transformers") is None:
-        return None
     import transformers
 
     kind = getattr(transformers, _class_name(bundle))

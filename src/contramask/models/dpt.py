@@ -40,7 +40,7 @@ def check_installed(heads: tuple[str, ...]) -> tuple[str, ...]:
     if "dpt" in heads and importlib.util.find_spec(PACKAGE) is None:
         raise ValueError(
             "the head dpt comes from segmentation-models-pytorch, which is not installed: "
-            "pip install 'contramask[dpt]', or leave dpt out"
+            "uv sync --extra dpt, or leave dpt out"
         )
     return heads
 

@@ -10,8 +10,8 @@ class MLPHead(nn.Sequential):
     """Linear - batch norm - ReLU - linear without bias: CMAE's projector and predictor.
 
     (B, in_dim) to (B, out_dim), in float32 also under autocast. As in the released code: batch
-    norm eps 1e-6, no norm at the end, PyTorch's own initialisation of the linear layers. The
-    released code's batch norm is synchronised between processes; ours trains in one.
+    norm eps 1e-6, no norm at the end, PyTorch's own initialisation of the linear layers. Of several
+    processes the norms are synchronised, as in the released code (`models.synced_norm`).
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, norm_eps: float = 1e-6) -> None:

@@ -93,7 +93,7 @@ def load_pretrained(config: PretrainedTargetConfig, patch_size: int) -> Pretrain
     except ImportError:
         raise ValueError(
             "pretrain.method.target.name is pretrained, which needs the package transformers; "
-            "install it (`pip install 'contramask[tokens]'`), or set the name to vq"
+            "install it (`uv sync --extra transformers`), or set the name to vq"
         ) from None
     if not config.path.exists():
         raise ValueError(f"pretrain.method.target.path: {config.path} does not exist")

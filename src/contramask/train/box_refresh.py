@@ -63,6 +63,16 @@ class RefreshedBoxes:
         self.current = str(first.manifest["box_set_id"])
         self.since = 0  # the epoch before which the boxes in use were settled
 
+    @property
+    def tolerated_wait(self) -> float:
+        """Share of the time that these batches may cost without a word."""
+        return self.loader.tolerated_wait
+
+    @property
+    def advice(self) -> str:
+        """What to do when training waits for these batches."""
+        return self.loader.advice
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from step `start` on, cropped by the boxes that hold in it."""
         due = epoch - epoch % self.config.every

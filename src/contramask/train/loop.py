@@ -247,7 +247,7 @@ class _Run:
             "data_wait": meter.waited / elapsed,
         }
         if self.world.is_main:
-            self.waiting.check(row["data_wait"])
+            self.waiting.check(row["data_wait"], elapsed)
         self.rows.append(row)
         named = {f"{plan.name}/{k}": v for k, v in row.items() if k not in ("step", "epoch")}
         self.tracker.log(named, self.step)

@@ -7,6 +7,8 @@ log = logging.getLogger(__name__)
 
 #: Share of the time spent waiting for batches above which it is worth a line.
 TOO_LONG = 0.02
+#: Seconds of training before which nobody gains by advice.
+WORTH_ADVICE = 10.0
 
 
 class WaitingAdvice:
@@ -14,18 +16,20 @@ class WaitingAdvice:
 
     A source may tolerate more (`source.tolerated_wait`): where the training's own processor makes
     the views, the wait is work that no setting takes away. The first interval is passed over: it
-    starts the workers and reads the first files.
+    starts the workers and reads the first files. A training that is over after `WORTH_ADVICE`
+    seconds gets none.
     """
 
     def __init__(self, name: str, source: Any) -> None:
         self._name, self._source = name, source
         self._most = float(getattr(source, "tolerated_wait", TOO_LONG))
-        self._seen, self._said = 0, False
+        self._seen, self._seconds, self._said = 0, 0.0, False
 
-    def check(self, share: float) -> None:
-        """Take one interval's share, 0 to 1; log at most once."""
+    def check(self, share: float, seconds: float) -> None:
+        """Take one interval's share, 0 to 1, and its length; log at most once."""
         self._seen += 1
-        if self._said or self._seen == 1 or share <= self._most:
+        self._seconds += seconds
+        if self._said or self._seen == 1 or share <= self._most or self._seconds < WORTH_ADVICE:
             return
         self._said = True
         what = getattr(self._source, "advice", "read from a faster disk, or use smaller images")

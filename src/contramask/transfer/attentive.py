@@ -167,6 +167,12 @@ class _Training(nn.Module):
 class TokenLoader:
     """Shuffled batches of stored patch tokens; the last, incomplete one of an epoch is dropped."""
 
+    tolerated_wait = 0.5  # learning from a batch costs hardly more than fetching it
+    advice = (
+        "stored patch tokens are read between two steps; keep fewer of them"
+        " (probe.attentive.token_megabytes or train_limit), or put the work folder on a faster disk"
+    )
+
     def __init__(
         self, features: Features, places: np.ndarray, batch_size: int, seed: int, machine: Machine
     ) -> None:

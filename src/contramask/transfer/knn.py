@@ -27,7 +27,8 @@ def read_features(path: Path) -> LabelledFeatures:
         with np.load(path, allow_pickle=False) as archive:
             held = {name: archive[name] for name in archive.files}
     except (zipfile.BadZipFile, EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from None
+        reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error)
+        raise ValueError(f"{path} is no .npz file of plain arrays: {reason}") from None
     if not {"x", "y"} <= set(held):
         raise ValueError(
             f"{path} needs the arrays x (features) and y (labels) and holds: {', '.join(held)}"

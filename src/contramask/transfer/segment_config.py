@@ -50,7 +50,7 @@ class DPTTune(TuneConfig):
 class SegmentationConfig:
     """Protocols: `linear` on frozen features; `upernet` and `dpt` with the encoder fine-tuned.
 
-    `dpt` needs `pip install 'contramask[dpt]'`.
+    `dpt` needs `uv sync --extra dpt`.
     The defaults suit the digit scenes on two cores; ADE20K's values stand in comments.
     """
 
