@@ -25,6 +25,7 @@ from contramask.report import (
     provenance,
     scatter,
     sections,
+    spending,
     tables,
     verdict,
 )
@@ -186,10 +187,10 @@ def _fairness(
     rows: pd.DataFrame, material: gallery.Material, config: ReportConfig
 ) -> dict[str, Any]:
     """What was spent, and the scores at equal epochs and at equal compute."""
-    costs = fairness.pretraining_costs(rows, material.stages, material.variants, material.order)
+    costs = spending.pretraining_costs(rows, material.stages, material.variants, material.order)
     measured = tables.main_tables(rows, config.readout)
     return {
-        "spent": fairness.cost_table(costs),
+        "spent": spending.cost_table(costs),
         "fair_remarks": fairness.remarks(costs),
         "equals": [t for table in measured for t in fairness.equal_tables(costs, table)],
         "score_panels": [

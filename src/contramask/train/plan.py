@@ -41,6 +41,12 @@ def measure_step(
     return flops / images, time.perf_counter() - started
 
 
+def training_tflop(planned: Mapping[str, Any]) -> float:
+    """What a whole training costs, in 10^12 FLOPs, from its plan."""
+    images = planned["steps"] * planned["batch size"]
+    return round(float(planned["GFLOP per image"] * images / 1e3), 6)
+
+
 def count_parameters(module: nn.Module) -> int:
     """Trained parameters; frozen position tables and target networks are left out."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
