@@ -111,13 +111,22 @@ def test_an_experiment_without_rows_belongs_to_its_other_seeds():
 
 
 def test_anchors_of_several_sizes_are_shown_apart():
-    rows = pd.DataFrame({"method": ["random_init"], "encoder": ["128x6/4"]})
-    output = StageOutput(rows, arrays={"random_init/confusion": np.eye(2)})
-    stages = [Stage("mae-s0", "finetune", output)]
-    variants = {"mae-s0": "MAE"}
-    (one,) = owners(stages, "finetune", variants, ["random init", "MAE"])
-    (sized,) = owners(stages, "finetune", variants, ["random init 128x6/4", "MAE"])
-    assert (one.variant, sized.variant) == ("random init", "random init 128x6/4")
+    stages = []
+    for heads in (4, 8):
+        rows = {"method": ["random_init"], "encoder": [f"128x6/4, {heads} heads, MLP 4"]}
+        arrays = {"random_init/confusion": np.full((2, 2), heads)}
+        output = StageOutput(pd.DataFrame(rows), arrays=arrays)
+        stages.append(Stage(f"mae{heads}-s0", "finetune", output))
+    variants = {"mae4-s0": "MAE 4 heads", "mae8-s0": "MAE 8 heads"}
+    (one,) = owners(stages[:1], "finetune", variants, ["random init", "MAE 4 heads"])
+    assert one.variant == "random init"
+    found = owners(
+        stages, "finetune", variants, ["random init 4 heads", "random init 8 heads", *variants]
+    )
+    assert {o.variant: int(o.arrays()["confusion"][0, 0]) for o in found} == {
+        "random init 4 heads": 4,
+        "random init 8 heads": 8,
+    }
 
 
 def test_costs_are_means_over_seeds():

@@ -138,7 +138,7 @@ def test_the_output_tells_all(result: TokenizerResult, tmp_path: Path) -> None:
     )
     # Under the name and sizes of the experiment the tokens are for: no table gets a new row.
     assert set(rows["method"]) == {"supmim"}
-    assert set(rows["encoder"]) == {"16x1/4"}
+    assert set(rows["encoder"]) == {"16x1/4, 2 heads, MLP 4, 32x32 px"}
     assert {"step", "loss", "recon_loss", "commitment", "perplexity"} <= set(found.tables["curve"])
     assert found.tables["codes"]["share"].sum() == pytest.approx(1)
     assert found.arrays["original"].shape == found.arrays["reconstruction"].shape == (12, 32, 32, 3)
@@ -257,6 +257,7 @@ def test_pretraining_takes_the_tokenizer_and_names_it(
     assert spent["pretrain_tflop"] == pytest.approx(own + tokens)
     assert done.output.arrays["reconstruction"].shape == (12, 32, 32, 3)
     assert done.bundle.manifest["method"] == "supmim"
+    assert set(done.output.rows["encoder"]) == set(result.output.rows["encoder"])
 
 
 def test_a_tokenizer_of_unknown_cost_is_left_out_and_said(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage
+from contramask.report.encoders import short_labels
+from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage, encoder_labels
 
 #: Task folder -> what a reader calls it, in the order of work.
 TASK_TITLES = {
@@ -91,22 +92,24 @@ def owners(
     `variants` maps experiments to variants, `order` holds all of them, the anchors' too.
     """
     found: dict[str, Owner] = {}
+    encoders = short_labels(encoder_labels(stages))
     for stage in stages:
         if stage.task != task:
             continue
         # A share of the labels has keys of its own, `mae-10-percent`; the method's name has no `-`.
         keys = {re.split("[-/]", key)[0] for key in [*stage.output.arrays, *stage.output.tables]}
         for key in sorted(keys):
-            name = _anchor(stage, order) if key == ANCHOR else variants[stage.experiment]
+            is_anchor = key == ANCHOR
+            name = _anchor(stage, encoders, order) if is_anchor else variants[stage.experiment]
             found.setdefault(name, Owner(name, key, stage))
     return list(found.values())
 
 
-def _anchor(stage: Stage, order: Sequence[str]) -> str:
-    """The anchor's variant in a stage: with the encoder's sizes where there are several."""
+def _anchor(stage: Stage, encoders: Mapping[str, str], order: Sequence[str]) -> str:
+    """The anchor's variant in a stage: with its encoder's short label where there are several."""
     rows = stage.output.rows
-    sizes = rows.loc[rows["method"] == ANCHOR, "encoder"].astype(str).unique()
-    named = [f"{METHOD_NAMES[ANCHOR]} {size}" for size in sizes]
+    labels = rows.loc[rows["method"] == ANCHOR, "encoder"].astype(str).unique()
+    named = [f"{METHOD_NAMES[ANCHOR]} {encoders[label]}" for label in labels]
     return next((name for name in named if name in order), METHOD_NAMES[ANCHOR])
 
 

@@ -97,8 +97,9 @@ def _tokens(facts: Mapping[str, object], trained: Mapping[str, object]) -> float
 def _images(plan: Mapping[str, object]) -> float | None:
     """Images of all steps; a last batch that is not full is left out of every epoch."""
     steps, size = plan.get("steps"), plan.get("batch size")
-    known = isinstance(steps, int | float) and isinstance(size, int | float)
-    return float(steps * size) if known else None
+    if isinstance(steps, int | float) and isinstance(size, int | float):
+        return float(steps * size)
+    return None
 
 
 def _mapping(value: object) -> Mapping[str, object]:

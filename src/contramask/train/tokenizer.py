@@ -2,8 +2,8 @@
 
 import logging
 import time
+from dataclasses import asdict, field
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -269,11 +269,13 @@ def _fingerprint(
 
 def _user(store: Store, pretrain: PretrainConfig, run: RunInfo) -> dict[str, Any]:
     """The experiment whose method is going to use the tokens, as result rows name it."""
-    width, depth, _ = pretrain.encoder.sizes
+    width, depth, heads = pretrain.encoder.sizes
+    arch = {"embed_dim": width, "depth": depth, "num_heads": heads}
+    arch |= {"patch_size": pretrain.encoder.patch_size, "config": asdict(pretrain.encoder)}
     return {
         "experiment": run.experiment,
         "method": pretrain.method.name,
-        "arch": {"embed_dim": width, "depth": depth, "patch_size": pretrain.encoder.patch_size},
+        "arch": {**arch, "image_size": list(_image_size(store, pretrain))},
         "data": store.manifest["name"],
         "seed": run.seed,
         "config_hash": run.config_hash,
