@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from contramask.report.sections import (
+    Owner,
     cost_table,
     flatten,
     frame_table,
@@ -81,6 +82,32 @@ def test_a_share_of_the_labels_belongs_to_its_method():
         "random init": "random_init",
         "SupMIM": "supmim",
     }
+
+
+def test_a_methods_name_may_hold_a_hyphen():
+    rows = pd.DataFrame({"method": ["dino-vit-s", "random_init"], "encoder": "128x6/4"})
+    arrays = {"dino-vit-s/images": np.ones(2), "random_init/images": np.zeros(2)}
+    frame = pd.DataFrame({"class": ["a"]})
+    tables = {"dino-vit-s-linear-per_class": frame, "random_init-linear-per_class": frame}
+    stages = [Stage("dino-s0", "segmentation", StageOutput(rows, tables, arrays))]
+    order = ["random init", "dino-vit-s"]
+    found = owners(stages, "segmentation", {"dino-s0": "dino-vit-s"}, order)
+    assert {owner.variant: owner.key for owner in found} == {
+        "random init": "random_init",
+        "dino-vit-s": "dino-vit-s",
+    }
+    assert [list(owner.tables()) for owner in found] == [["linear-per_class"]] * 2
+    assert {owner.variant: owner.arrays()["images"][0] for owner in found} == {
+        "random init": 0,
+        "dino-vit-s": 1,
+    }
+
+
+def test_what_begins_like_a_shorter_method_is_not_its_own():
+    tables = {f"{name}-near": pd.DataFrame({"query": [0]}) for name in ("mae", "mae-large")}
+    rows = pd.DataFrame({"method": ["mae", "mae-large"], "encoder": "128x6/4"})
+    both = Stage("a", "probe", StageOutput(rows, tables))
+    assert list(Owner("MAE", "mae", both).tables()) == ["near"]
 
 
 def test_what_was_not_run_is_said_with_its_reason():

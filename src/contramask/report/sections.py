@@ -3,12 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from contramask.report.encoders import short_labels
+from contramask.report.ownership import methods_in, owner_of
 from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage, encoder_labels
 
 #: Task folder -> what a reader calls it, in the order of work.
@@ -32,6 +33,7 @@ COSTS = {
     "loss": ("Final loss", 4),
 }
 MAX_LISTED = 24
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,20 @@ class Owner:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of this encoder, by name."""
-        start = f"{self.key}/"
-        items = self.stage.output.arrays.items()
-        return {key.removeprefix(start): value for key, value in items if key.startswith(start)}
+        return self._own(self.stage.output.arrays, f"{self.key}/")
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables of this encoder, by name."""
-        start = f"{self.key}-"
-        items = self.stage.output.tables.items()
-        return {key.removeprefix(start): value for key, value in items if key.startswith(start)}
+        return self._own(self.stage.output.tables, f"{self.key}-")
+
+    def _own(self, parts: Mapping[str, T], start: str) -> dict[str, T]:
+        """The parts whose names begin so and belong to no longer method's name."""
+        methods = {*methods_in(self.stage.output), self.key}
+        return {
+            name.removeprefix(start): part
+            for name, part in parts.items()
+            if name.startswith(start) and owner_of(name, methods) == self.key
+        }
 
 
 def variants_of(stages: Sequence[Stage], rows: pd.DataFrame) -> dict[str, str]:
@@ -96,9 +103,7 @@ def owners(
     for stage in stages:
         if stage.task != task:
             continue
-        # A share of the labels has keys of its own, `mae-10-percent`; the method's name has no `-`.
-        keys = {re.split("[-/]", key)[0] for key in [*stage.output.arrays, *stage.output.tables]}
-        for key in sorted(keys):
+        for key in methods_in(stage.output):
             is_anchor = key == ANCHOR
             name = _anchor(stage, encoders, order) if is_anchor else variants[stage.experiment]
             found.setdefault(name, Owner(name, key, stage))

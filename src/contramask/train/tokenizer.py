@@ -270,7 +270,7 @@ def _fingerprint(
 def _user(store: Store, pretrain: PretrainConfig, run: RunInfo) -> dict[str, Any]:
     """The experiment whose method is going to use the tokens, as result rows name it."""
     width, depth, heads = pretrain.encoder.sizes
-    arch = {"embed_dim": width, "depth": depth, "num_heads": heads}
+    arch: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": heads}
     arch |= {"patch_size": pretrain.encoder.patch_size, "config": asdict(pretrain.encoder)}
     return {
         "experiment": run.experiment,
