@@ -28,7 +28,7 @@ def methods_in(output: StageOutput) -> list[str]:
     They are the methods of its rows; what those do not explain is told from its own name.
     """
     known = set(output.rows["method"].astype(str)) if "method" in output.rows else set()
-    found = set()
+    found: set[str] = set()
     for name in [*output.arrays, *output.tables]:
         owner = owner_of(name, known | found)
         found.add(_stem(name) if owner is None else owner)
