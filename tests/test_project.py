@@ -2,12 +2,16 @@
 
 import ast
 import importlib.metadata
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from kedro.framework.startup import bootstrap_project
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "src" / "contramask"
@@ -85,10 +89,33 @@ def test_one_stage_never_imports_another() -> None:
         assert not {m for m in imported(path) if m.split(".")[1:2] and m.split(".")[1] in others}
 
 
-@pytest.mark.parametrize("name", ["albumentationsx", "ultralytics", "lightly-train"])
+#: Packages under the AGPL that offer what this project needs, and would bind it to that licence.
+AGPL = ["albumentationsx", "ultralytics", "lightly-train"]
+
+
+@pytest.mark.parametrize("name", AGPL)
 def test_packages_under_agpl_are_not_installed(name: str) -> None:
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version(name)
+
+
+def required_packages(project: dict[str, Any]) -> set[str]:
+    """Names of all packages a pyproject asks for: itself, its extras, its groups, to build."""
+    asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    for optional in (project["project"]["optional-dependencies"], project["dependency-groups"]):
+        # A group may include another one by a table.
+        asked += [each for group in optional.values() for each in group if isinstance(each, str)]
+    return {canonicalize_name(Requirement(each).name) for each in asked}
+
+
+def test_packages_under_agpl_are_no_dependency_and_no_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = required_packages(project)
+    assert {"torch", "lightly", "onnx", "mkdocs", "pytest", "moto", "setuptools"} <= names
+    assert not names & set(AGPL)
+    extras = project["project"]["optional-dependencies"]
+    extras["more"] = ["Lightly_Train[all]>=0.4; python_version > '3'"]
+    assert required_packages(project) & set(AGPL) == {"lightly-train"}
 
 
 def test_data_has_its_eight_layers_and_git_keeps_them_empty() -> None:

@@ -17,6 +17,7 @@ from contramask.results import (
     RunInfo,
     StageOutput,
     code_revision,
+    encoder_label,
     made_with,
     result_row,
     today,
@@ -60,6 +61,9 @@ def test_a_row_says_what_was_measured_on_what() -> None:
     assert row["encoder"] == "128x6/4"
     beit = {**MANIFEST, "arch": {**MANIFEST["arch"], "kind": "beit"}}
     assert result_row(beit, "val", "knn", "cls", "knn_top1", 50)["encoder"] == "BEiT 128x6/4"
+    whole = {**MANIFEST["arch"], "num_heads": 4, "image_size": [32, 48]}
+    named = encoder_label({**whole, "config": {"mlp_ratio": 2.50}})
+    assert named == "128x6/4, 4 heads, MLP 2.5, 32x48 px"
     assert (row["value"], type(row["value"])) == (12.5, float)
     assert row["date"] == today()
     assert row["data"] == "digits"

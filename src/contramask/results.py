@@ -100,12 +100,20 @@ def result_row(
 
 
 def encoder_label(arch: Mapping[str, Any]) -> str:
-    """How tables call an encoder: width x depth / patch size, `BEiT` before it if it is one.
+    """What an encoder is called in results: `BEiT 128x6/4, 4 heads, MLP 4, 32x32 px`.
 
-    A measurement is compared with the randomly initialised network of the same label.
+    Width x depth / patch size come first, `BEiT` before them if it is one; what `arch` does not say
+    is left out. A measurement is compared with the randomly initialised network of the same label.
     """
-    sizes = f"{arch['embed_dim']}x{arch['depth']}/{arch['patch_size']}"
-    return f"BEiT {sizes}" if arch.get("kind") == "beit" else sizes
+    kind = "BEiT " if arch.get("kind") == "beit" else ""
+    parts = [f"{kind}{arch['embed_dim']}x{arch['depth']}/{arch['patch_size']}"]
+    if "num_heads" in arch:
+        parts.append(f"{arch['num_heads']} heads")
+    if "mlp_ratio" in arch.get("config", {}):
+        parts.append(f"MLP {arch['config']['mlp_ratio']:g}")
+    if "image_size" in arch:
+        parts.append(f"{'x'.join(str(side) for side in arch['image_size'])} px")
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def pretrain_output(method: str, seed: int, scenes: Scenes) -> StageOutput:
     if method == "cmae":
         arrays["target_view"] = np.roll(images, 3, axis=2) // 2 + 60
     facts = {
-        "plan": {"epochs": 20, "steps": 200, "batch_size": 128, "lr": 2.5e-4, "images": 12000},
+        "plan": {"epochs": 20, "steps": 200, "batch size": 1200, "lr": 2.5e-4, "images": 12000},
         "config": {"method": {"name": method, "mask_ratio": 0.75}, "note": NASTY},
         "machine": "2 cores, 8 GB, no accelerator",
         "seconds": 210.0 + seed,

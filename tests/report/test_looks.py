@@ -99,11 +99,23 @@ def test_right_and_wrong_neighbours_differ_without_colour():
     right, wrong = (pixels(picture)[:side, i * (side + 4) :][:, :side] for i in (1, 2))
     edge = [len(np.unique(tile[-1], axis=0)) for tile in (right, wrong)]
     assert edge == [1, 2]  # full and dashed
-    table = looks.near_table([own], ["a", NASTY])
-    assert table is not None
+    (table,) = looks.near_tables([own], lambda stage: ["a", NASTY])
     assert table.rows == ((f"1: {NASTY}", f"{NASTY} (0.90), a (0.80)"),)
     assert looks.near_picture(owner("MAE"), [], 5, 40) is None
-    assert looks.near_table([owner("MAE")], []) is None
+    assert looks.near_tables([owner("MAE")], lambda stage: []) == []
+
+
+def test_neighbours_of_other_queries_stand_in_a_table_of_their_own():
+    def asked(variant, shade, truth=1, queries=True):
+        images = {"near_queries": np.full((1, 16, 16, 3), shade, np.uint8)} if queries else {}
+        return owner(variant, images, {"near": pd.DataFrame(near([True])).assign(truth=truth)})
+
+    owners = [asked("MAE", 0), asked("other data", 9), asked("CMAE", 0), asked("fewer", 0, 0)]
+    tables = looks.near_tables(owners, lambda stage: ["a", "b"])
+    assert [table.columns[1:] for table in tables] == [("MAE", "CMAE"), ("other data",), ("fewer",)]
+    assert tables[2].rows[0][0] == "1: a"
+    older = [asked("MAE", 0, queries=False), asked("CMAE", 0, queries=False)]
+    assert len(looks.near_tables(older, lambda stage: [])) == 1
 
 
 def test_mistakes_are_named_in_words():

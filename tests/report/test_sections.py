@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from contramask.report.sections import (
+    Owner,
     cost_table,
     flatten,
     frame_table,
@@ -83,6 +84,32 @@ def test_a_share_of_the_labels_belongs_to_its_method():
     }
 
 
+def test_a_methods_name_may_hold_a_hyphen():
+    rows = pd.DataFrame({"method": ["dino-vit-s", "random_init"], "encoder": "128x6/4"})
+    arrays = {"dino-vit-s/images": np.ones(2), "random_init/images": np.zeros(2)}
+    frame = pd.DataFrame({"class": ["a"]})
+    tables = {"dino-vit-s-linear-per_class": frame, "random_init-linear-per_class": frame}
+    stages = [Stage("dino-s0", "segmentation", StageOutput(rows, tables, arrays))]
+    order = ["random init", "dino-vit-s"]
+    found = owners(stages, "segmentation", {"dino-s0": "dino-vit-s"}, order)
+    assert {owner.variant: owner.key for owner in found} == {
+        "random init": "random_init",
+        "dino-vit-s": "dino-vit-s",
+    }
+    assert [list(owner.tables()) for owner in found] == [["linear-per_class"]] * 2
+    assert {owner.variant: owner.arrays()["images"][0] for owner in found} == {
+        "random init": 0,
+        "dino-vit-s": 1,
+    }
+
+
+def test_what_begins_like_a_shorter_method_is_not_its_own():
+    tables = {f"{name}-near": pd.DataFrame({"query": [0]}) for name in ("mae", "mae-large")}
+    rows = pd.DataFrame({"method": ["mae", "mae-large"], "encoder": "128x6/4"})
+    both = Stage("a", "probe", StageOutput(rows, tables))
+    assert list(Owner("MAE", "mae", both).tables()) == ["near"]
+
+
 def test_what_was_not_run_is_said_with_its_reason():
     stages = (
         stage("a", "probe"),
@@ -111,13 +138,22 @@ def test_an_experiment_without_rows_belongs_to_its_other_seeds():
 
 
 def test_anchors_of_several_sizes_are_shown_apart():
-    rows = pd.DataFrame({"method": ["random_init"], "encoder": ["128x6/4"]})
-    output = StageOutput(rows, arrays={"random_init/confusion": np.eye(2)})
-    stages = [Stage("mae-s0", "finetune", output)]
-    variants = {"mae-s0": "MAE"}
-    (one,) = owners(stages, "finetune", variants, ["random init", "MAE"])
-    (sized,) = owners(stages, "finetune", variants, ["random init 128x6/4", "MAE"])
-    assert (one.variant, sized.variant) == ("random init", "random init 128x6/4")
+    stages = []
+    for heads in (4, 8):
+        rows = {"method": ["random_init"], "encoder": [f"128x6/4, {heads} heads, MLP 4"]}
+        arrays = {"random_init/confusion": np.full((2, 2), heads)}
+        output = StageOutput(pd.DataFrame(rows), arrays=arrays)
+        stages.append(Stage(f"mae{heads}-s0", "finetune", output))
+    variants = {"mae4-s0": "MAE 4 heads", "mae8-s0": "MAE 8 heads"}
+    (one,) = owners(stages[:1], "finetune", variants, ["random init", "MAE 4 heads"])
+    assert one.variant == "random init"
+    found = owners(
+        stages, "finetune", variants, ["random init 4 heads", "random init 8 heads", *variants]
+    )
+    assert {o.variant: int(o.arrays()["confusion"][0, 0]) for o in found} == {
+        "random init 4 heads": 4,
+        "random init 8 heads": 8,
+    }
 
 
 def test_costs_are_means_over_seeds():

@@ -52,6 +52,31 @@ def test_gather_of_a_missing_folder_is_empty(tmp_path):
     assert list(collect_rows(found.stages).columns) == COLUMNS
 
 
+def test_results_of_earlier_versions_are_the_same_encoders(tmp_path):
+    full = "128x6/4, 4 heads, MLP 4, 32x32 px"
+    for task, label in (("probe", "128x6/4"), ("finetune", full)):
+        StageOutput(frame(knn("mae", 0, 1)).assign(encoder=label)).write(tmp_path / "a" / task)
+    found = gather(tmp_path)
+    assert {name for stage in found.stages for name in stage.output.rows["encoder"]} == {full}
+
+
+def test_encoders_of_other_heads_have_anchors_of_their_own():
+    rows = frame(
+        *(knn("random_init", 0, 10.0), knn("mae", 0, 15.0)),
+        *(knn("random_init", 0, 30.0), knn("mae", 0, 50.0)),
+    )
+    label = "128x6/4, {} heads, MLP 4, 32x32 px"
+    rows["encoder"] = [label.format(heads) for heads in (4, 4, 8, 8)]
+    (column,) = measure(add_variants(rows), "mean")
+    found = {name: (cell.mean, cell.difference) for name, cell in column.cells.items()}
+    assert found == {
+        "random init 4 heads": (10.0, None),
+        "random init 8 heads": (30.0, None),
+        "MAE 4 heads": (15.0, 5.0),
+        "MAE 8 heads": (50.0, 20.0),
+    }
+
+
 def test_the_anchor_measured_inside_two_experiments_counts_once(inputs):
     stages = gather(inputs.results_folder).stages
     rows = collect_rows(stages)

@@ -6,7 +6,13 @@ from torch import nn
 
 from contramask.methods.base import Batch, StepOutput
 from contramask.train.device import Machine
-from contramask.train.plan import count_parameters, duration, measure_step, print_plan
+from contramask.train.plan import (
+    count_parameters,
+    duration,
+    measure_step,
+    print_plan,
+    training_tflop,
+)
 
 CPU = Machine(torch.device("cpu"), "fp32")
 
@@ -43,6 +49,12 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
 def test_only_trained_parameters_count() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5).requires_grad_(False))
     assert count_parameters(model) == 16
+
+
+def test_a_training_costs_what_its_steps_cost() -> None:
+    # 110 images in batches of 20: five steps an epoch, ten images left out.
+    plan = {"images": 110, "epochs": 2, "steps": 10, "batch size": 20, "GFLOP per image": 0.5}
+    assert training_tflop(plan) == 0.1
 
 
 @pytest.mark.parametrize(

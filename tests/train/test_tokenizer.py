@@ -19,11 +19,12 @@ from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig
 from contramask.models.token_health import TokenGates
 from contramask.models.tokenizer import TokenizerNetConfig
-from contramask.models.tokenizer_bundle import TokenizerBundle
+from contramask.models.tokenizer_bundle import TRAIN_TFLOP, TokenizerBundle
 from contramask.results import COLUMNS, RunInfo, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig
+from contramask.train.plan import training_tflop
 from contramask.train.pretrain import pretrain
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.tokenizer import (
@@ -137,7 +138,7 @@ def test_the_output_tells_all(result: TokenizerResult, tmp_path: Path) -> None:
     )
     # Under the name and sizes of the experiment the tokens are for: no table gets a new row.
     assert set(rows["method"]) == {"supmim"}
-    assert set(rows["encoder"]) == {"16x1/4"}
+    assert set(rows["encoder"]) == {"16x1/4, 2 heads, MLP 4, 32x32 px"}
     assert {"step", "loss", "recon_loss", "commitment", "perplexity"} <= set(found.tables["curve"])
     assert found.tables["codes"]["share"].sum() == pytest.approx(1)
     assert found.arrays["original"].shape == found.arrays["reconstruction"].shape == (12, 32, 32, 3)
@@ -248,5 +249,23 @@ def test_pretraining_takes_the_tokenizer_and_names_it(
         done.output.tables["curve"]
     )
     assert done.output.facts["ingredients"] == {"tokenizer": bundle.tokenizer_id}
+    # It is trained once, for this pre-training: its compute is part of what that has cost.
+    own = training_tflop(done.output.facts["plan"])
+    tokens = training_tflop(result.output.facts["plan"])
+    spent = done.bundle.manifest
+    assert spent["tokenizer_tflop"] == done.output.facts["tokenizer_tflop"] == tokens > 0
+    assert spent["pretrain_tflop"] == pytest.approx(own + tokens)
     assert done.output.arrays["reconstruction"].shape == (12, 32, 32, 3)
     assert done.bundle.manifest["method"] == "supmim"
+    assert set(done.output.rows["encoder"]) == set(result.output.rows["encoder"])
+
+
+def test_a_tokenizer_of_unknown_cost_is_left_out_and_said(
+    result: TokenizerResult, tiny_store: Store, tmp_path: Path
+) -> None:
+    older = {k: v for k, v in result.bundle.manifest.items() if k != TRAIN_TFLOP}
+    bundle = TokenizerBundle(result.bundle.tokenizer, older)
+    done = pretrain(tiny_store, None, FOR, RUN, CPU, tmp_path, NullTracker(), bundle)
+    assert done.bundle.manifest["tokenizer_tflop"] is None
+    own = training_tflop(done.output.facts["plan"])
+    assert done.bundle.manifest["pretrain_tflop"] == pytest.approx(own)

@@ -7,6 +7,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
+from contramask.draws import image_keys
+from contramask.methods import build_method
+from contramask.methods.mae import MAEConfig
+from contramask.models.decoder import DecoderConfig
 from contramask.models.encoder import EncoderConfig, VisionEncoder, build_encoder
 from contramask.transfer.readout import Labelled, Measured, ReadoutConfig, measure_readout
 
@@ -119,7 +123,7 @@ def test_a_trained_encoder_beats_its_random_start() -> None:
     torch.manual_seed(0)
     config = EncoderConfig(patch_size=4, embed_dim=32, depth=2, num_heads=2)
     encoder = build_encoder(config, (16, 16), 1)
-    before = _measure_digits(encoder, images, labels)
+    before = _measure(encoder, images, labels, 1300)
     head = torch.nn.Linear(32, 10)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=2e-3)
     for step in range(150):
@@ -129,16 +133,60 @@ def test_a_trained_encoder_beats_its_random_start() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    after = _measure_digits(encoder, images, labels)
+    after = _measure(encoder, images, labels, 1300)
     assert after["5-shot", "low_shot_top1"] > before["5-shot", "low_shot_top1"] + 10
     assert after["retrieval", "recall_at_1"] > before["retrieval", "recall_at_1"] + 10
     assert after["retrieval", "map_at_r"] > before["retrieval", "map_at_r"] + 10
 
 
+def gratings(count: int) -> tuple[Tensor, Tensor]:
+    """Noisy waves (N, 1, 16, 16) of eight directions, which are their labels (N,).
+
+    Phase, contrast and brightness are random: no pixel and no mean tells the direction.
+    """
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 8
+    phase, contrast = (torch.rand(count, 1, 1, generator=draws) for _ in range(2))
+    ground = torch.randn(count, 1, 1, generator=draws)
+    noise = 0.5 * torch.randn(count, 16, 16, generator=draws)
+    angle = (labels * torch.pi / 8)[:, None, None]
+    row, col = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    along = (angle.cos() * col + angle.sin() * row) / 6  # in wave lengths of 6 px
+    waves = (0.5 + contrast) * (2 * torch.pi * (along + phase)).sin() + ground + noise
+    return waves[:, None], labels
+
+
+def test_masked_image_modelling_without_labels_beats_its_random_start() -> None:
+    """MAE must find the direction of waves to paint hidden patches; nobody tells it the labels.
+
+    5-shot, R@1 and mAP@R of a trial with seed 1: 25, 32 and 4 before; 81, 94 and 48 after.
+    """
+    images, labels = gratings(1000)
+    torch.manual_seed(0)
+    config = EncoderConfig(patch_size=4, embed_dim=32, depth=2, num_heads=2)
+    encoder = build_encoder(config, (16, 16), 1)
+    decoder = DecoderConfig(embed_dim=32, depth=1, num_heads=2)
+    method = build_method(MAEConfig(decoder=decoder, mask_ratio=0.5), encoder)
+    before = _measure(encoder.eval(), images, labels, 600)
+    optimizer = torch.optim.AdamW(method.train().parameters(), lr=3e-3, betas=(0.9, 0.95))
+    for step in range(500):
+        ids = torch.arange(64 * step, 64 * step + 64) % 576
+        loss = method({"view": images[ids], "key": image_keys(0, step, ids)}).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = _measure(encoder.eval(), images, labels, 600)
+    for number in (("5-shot", "low_shot_top1"), ("retrieval", "recall_at_1")):
+        assert after[number] > before[number] + 20
+    assert after["retrieval", "map_at_r"] > before["retrieval", "map_at_r"] + 10
+
+
 @torch.no_grad()
-def _measure_digits(
-    encoder: VisionEncoder, images: Tensor, labels: Tensor
+def _measure(
+    encoder: VisionEncoder, images: Tensor, labels: Tensor, split: int
 ) -> dict[tuple[str, str], float]:
+    """Everything measured on mean patch tokens; images from `split` on are the val images."""
     features = encoder.forward_tokens(images)[:, 1:].mean(dim=1)
-    data = Labelled(features[:1300], labels[:1300], features[1300:], labels[1300:], 10)
+    classes = int(labels.max()) + 1
+    data = Labelled(features[:split], labels[:split], features[split:], labels[split:], classes)
     return numbers(measure_readout(data, SHORT, seed=0))

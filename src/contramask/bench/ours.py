@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from contramask.bench.images import SamplePhotos
 from contramask.bench.sizes import BenchConfig
@@ -16,6 +15,7 @@ from contramask.data.views import ViewConfig, ViewMaker
 from contramask.methods import build_method, encoder_for
 from contramask.methods.base import Batch, Method
 from contramask.train.device import Machine, prepare
+from contramask.train.flops import count_flops
 from contramask.train.loop import train_step
 from contramask.train.optim import adamw, decay_groups
 
@@ -27,7 +27,7 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05
 OURS = "as we train"
 #: The setting of a training that is long enough for torch.compile to pay.
 COMPILED = "compiled"
-#: A processor with explicit attention.
+#: Where FLOPs are counted: a processor with explicit attention.
 COUNTING = Machine(torch.device("cpu"), "bf16")
 _BATCHES = 2  # fixed batches that a timed step goes round
 
@@ -47,7 +47,7 @@ def fixed_batches(config: BenchConfig, machine: Machine) -> list[Batch]:
 
 def our_variants(config: BenchConfig, machine: Machine, batches: list[Batch]) -> list[Variant]:
     """Float32 (the reference of the loss check), as we train, compiled, and fed by our loader."""
-    flops = count_flops(our_method(config, COUNTING), batches[0])
+    flops = flops_per_image(our_method(config, COUNTING), batches[0])
 
     def variant(setting: str, start: Callable[[], Trainee], reference: str | None) -> Variant:
         return Variant("ours", setting, start, flops, reference)
@@ -73,15 +73,10 @@ def our_method(config: BenchConfig, machine: Machine) -> Method:
     return method
 
 
-def count_flops(method: torch.nn.Module, batch: Batch) -> float:
-    """Matmul FLOPs an image, forward and backward, two a multiply-add.
-
-    Counted on the processor with explicit attention, whose products the counter sees.
-    """
+def flops_per_image(method: torch.nn.Module, batch: Batch) -> float:
+    """Matmul FLOPs an image, forward and backward, of a method on the processor."""
     few = {name: v[:2].cpu() if isinstance(v, Tensor) else v for name, v in batch.items()}
-    with FlopCounterMode(display=False) as counter:
-        method(few).loss.backward()
-    return float(counter.get_total_flops()) / 2
+    return count_flops(lambda: method(few).loss.backward()) / 2
 
 
 def _start_fixed(config: BenchConfig, machine: Machine, batches: list[Batch]) -> FixedBatches:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contramask.bench.ours import LEARNING_RATE, WEIGHT_DECAY, count_flops
+from contramask.bench.ours import LEARNING_RATE, WEIGHT_DECAY, flops_per_image
 from contramask.bench.sizes import BenchConfig, PeerName
 from contramask.bench.variant import FixedBatches, Variant, compiled
 from contramask.ema import ema_update, frozen_copy
@@ -91,7 +91,7 @@ def peer_variants(config: BenchConfig, machine: Machine, batches: list[Batch]) -
         require(name)
     variants = []
     for name in config.peers:
-        flops = count_flops(build_peer(name, config, "explicit"), batches[0])
+        flops = flops_per_image(build_peer(name, config, "explicit"), batches[0])
         chosen = settings(machine, config.compile)
         reference = f"{name}, {chosen[0].name}"
         for setting in chosen:

@@ -17,6 +17,8 @@ from contramask.typed import parse, to_plain
 SCHEMA = 1
 _WEIGHTS = "tokenizer.safetensors"
 _REBUILD = "run the tokenizer stage again"
+#: Key of the manifest: what its training cost, in 10^12 FLOPs.
+TRAIN_TFLOP = "train_tflop"
 
 
 @dataclass(frozen=True)

@@ -1,128 +1,21 @@
-"""What each pre-training has spent, and who may be compared with whom at equal cost."""
+"""Which pre-trainings may be compared at equal cost, and what they score there."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from contramask.report.charts import Panel
 from contramask.report.intervals import Cell, half_width, paired_differences
 from contramask.report.scatter import Point, score_panel
 from contramask.report.sections import Table, in_words
-from contramask.report.tables import ANCHOR, METHOD_NAMES, MainTable, Measured, Stage
-from contramask.report.verdict import signed
+from contramask.report.spending import UNITS, UNKNOWN, Cost, unit_of
+from contramask.report.tables import ANCHOR, METHOD_NAMES, MainTable, Measured
+from contramask.report.verdict import join, signed
 
 #: Compute that differs by less counts as equal.
 TOLERANCE = 0.1
 #: Metrics whose columns are drawn against compute.
 DRAWN = ("knn_top1", "linear_top1")
-#: Unit -> GFLOP in it.
-UNITS = {"GFLOP": 1.0, "TFLOP": 1e3, "PFLOP": 1e6, "EFLOP": 1e9, "ZFLOP": 1e12}
-UNKNOWN = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one variant's pre-training took, means over its seeds; None where it is not known."""
-
-    variant: str
-    epochs: float | None
-    images: float | None  # seen in all, repeats counted
-    gflop: float | None  # an image, forward and backward
-    seconds: float | None
-    energy_kwh: float | None
-
-    @property
-    def total(self) -> float | None:
-        """GFLOP of the whole pre-training."""
-        return None if self.gflop is None or self.images is None else self.gflop * self.images
-
-
-def pretraining_costs(
-    rows: pd.DataFrame,
-    stages: Sequence[Stage],
-    variants: Mapping[str, str],
-    order: Sequence[str],
-) -> list[Cost]:
-    """The cost of every variant that was pre-trained, in the order of the tables.
-
-    From the rows gflop_per_image and seconds, the plan's images and epochs, and, where a stage
-    states them, energy_kwh or power_watts.
-    """
-    own = rows[rows["protocol"] == "pretrain"]
-    facts: dict[str, list[Mapping[str, object]]] = {}
-    for stage in stages:
-        if stage.task == "pretrain" and stage.skipped is None:
-            facts.setdefault(variants[stage.experiment], []).append(stage.output.facts)
-    costs = []
-    for variant in (name for name in order if name in facts):
-        measured = own[own["variant"] == variant].groupby("metric")["value"].mean()
-        plans = [_mapping(fact.get("plan")) for fact in facts[variant]]
-        epochs = _mean([plan.get("epochs") for plan in plans])
-        images = _mean([plan.get("images") for plan in plans])
-        costs.append(
-            Cost(
-                variant=variant,
-                epochs=epochs,
-                images=None if epochs is None or images is None else epochs * images,
-                gflop=_mean([measured.get("gflop_per_image")]),
-                seconds=_mean([measured.get("seconds")]),
-                energy_kwh=_mean([_energy(fact) for fact in facts[variant]]),
-            )
-        )
-    return costs
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _mean(values: Sequence[object]) -> float | None:
-    known = [float(v) for v in values if isinstance(v, int | float) and np.isfinite(v)]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
-
-
-def _energy(facts: Mapping[str, object]) -> float | None:
-    stated, watts, seconds = (facts.get(k) for k in ("energy_kwh", "power_watts", "seconds"))
-    if isinstance(stated, int | float):
-        return float(stated)
-    if isinstance(watts, int | float) and isinstance(seconds, int | float):
-        return watts * seconds / 3.6e6
-    return None
-
-
-def unit_of(totals: Sequence[float]) -> str:
-    """The largest unit in which the largest of these GFLOP is at least 1."""
-    largest = max(totals, default=0.0)
-    return [name for name, size in UNITS.items() if name == "GFLOP" or largest >= size][-1]
-
-
-def cost_table(costs: Sequence[Cost]) -> Table | None:
-    """What each variant has spent, and for how many epochs the dearest one's compute would do."""
-    totals = [cost.total for cost in costs if cost.total]
-    if not totals:
-        return None
-    unit, most = unit_of(totals), max(totals)
-    dearest = next(cost.variant for cost in costs if cost.total == most)
-    heads = ["", "Epochs", "Images seen", "GFLOP per image", f"{unit} in all"]
-    heads += ["Seconds", f"Epochs for the compute of {dearest}"]
-    if any(cost.energy_kwh is not None for cost in costs):
-        heads.append("kWh, estimated")
-    lines = []
-    for cost in costs:
-        total, epochs = cost.total, cost.epochs
-        affordable = None if not total or epochs is None else epochs * most / total
-        words = [_number(epochs, 0), _number(cost.images, 0), _number(cost.gflop, 3)]
-        words += [_number(None if total is None else total / UNITS[unit], 1)]
-        words += [_number(cost.seconds, 0), _number(affordable, 0)]
-        words += [_number(cost.energy_kwh, 3)] * (len(heads) - 7)
-        lines.append((cost.variant, *words))
-    return Table("What pre-training has spent (means over seeds)", tuple(heads), tuple(lines))
-
-
-def _number(value: float | None, digits: int) -> str:
-    return UNKNOWN if value is None else f"{value:,.{digits}f}"
 
 
 def equal_groups(costs: Sequence[Cost]) -> tuple[list[list[Cost]], list[list[Cost]]]:
@@ -182,13 +75,20 @@ def remarks(costs: Sequence[Cost]) -> list[str]:
                 f"{least.variant}. A second branch or view is paid for; whoever has the same "
                 "compute may train the cheaper one longer."
             )
-        if not by_compute and least.epochs is not None:
+        epochs = least.affordable(most.total or 0.0)
+        if not by_compute and epochs is not None:
             said.append(
                 "No two variants have spent the same compute. "
-                f"{least.variant} with pretrain.epochs = {round(least.epochs * ratio)} would cost "
+                f"{least.variant} with pretrain.epochs = {round(epochs)} would cost "
                 f"as much as {most.variant}; until it is trained, their scores at equal compute "
                 "are not known."
             )
+    partly = [cost.variant for cost in known if cost.tokenizer is None]
+    if partly:
+        said.append(
+            f"The compute of {join(partly)} is counted without the tokenizer: what its training "
+            "cost was not noted, so the true compute is larger."
+        )
     if costs and all(cost.energy_kwh is None for cost in costs):
         said.append("Energy is not known: no stage has noted what power its device draws.")
     return said

@@ -12,6 +12,7 @@ from contramask.report import figures
 from contramask.report.charts import class_name
 from contramask.report.figures import Picture
 from contramask.report.sections import Owner, Table
+from contramask.report.tables import Stage
 
 #: Encoders side by side in one picture, at most.
 ACROSS = 6
@@ -174,11 +175,29 @@ def _badge(draw: ImageDraw.ImageDraw, right: int, colour: str, same: bool) -> No
         draw.line([(left + x, y) for x, y in points], fill="#FFFFFF", width=2)
 
 
-def near_table(owners: Sequence[Owner], names: Sequence[str]) -> Table | None:
-    """The classes of every query's nearest images in words; None without any."""
-    found = {o.variant: o.tables()["near"] for o in owners if "near" in o.tables()}
-    if not found:
-        return None
+def near_tables(owners: Sequence[Owner], names: Callable[[Stage], Sequence[str]]) -> list[Table]:
+    """The classes of every query's nearest images in words; a table for each choice of queries.
+
+    Encoders that were asked about other images stand in tables of their own. `names` gives the
+    class names of a stage.
+    """
+    alike: dict[tuple[object, ...], list[Owner]] = {}
+    for owner in owners:
+        if "near" in owner.tables():
+            alike.setdefault(_asked(owner), []).append(owner)
+    return [_near_table(group, names(group[0].stage)) for group in alike.values()]
+
+
+def _asked(owner: Owner) -> tuple[object, ...]:
+    """What two encoders must have in common to stand beside each other: the queries."""
+    images, table = owner.array("near_queries"), owner.tables()["near"]
+    pixels = None if images is None else (images.shape, images.tobytes())
+    pairs = sorted(set(zip(table["query"].tolist(), table["truth"].tolist(), strict=True)))
+    return pixels, *pairs
+
+
+def _near_table(owners: Sequence[Owner], names: Sequence[str]) -> Table:
+    found = {owner.variant: owner.tables()["near"] for owner in owners}
     first = next(iter(found.values()))
     lines = []
     for number in sorted(first["query"].unique()):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from contramask.report import (
     provenance,
     scatter,
     sections,
+    spending,
     tables,
     verdict,
 )
@@ -186,10 +187,10 @@ def _fairness(
     rows: pd.DataFrame, material: gallery.Material, config: ReportConfig
 ) -> dict[str, Any]:
     """What was spent, and the scores at equal epochs and at equal compute."""
-    costs = fairness.pretraining_costs(rows, material.stages, material.variants, material.order)
+    costs = spending.pretraining_costs(rows, material.stages, material.variants, material.order)
     measured = tables.main_tables(rows, config.readout)
     return {
-        "spent": fairness.cost_table(costs),
+        "spent": spending.cost_table(costs),
         "fair_remarks": fairness.remarks(costs),
         "equals": [t for table in measured for t in fairness.equal_tables(costs, table)],
         "score_panels": [
@@ -225,10 +226,9 @@ def _transfer(material: gallery.Material) -> dict[str, Any]:
     """Charts of the transfer tasks: features, confusions, fine-tuning curves, tables by class."""
     curves = gallery.finetuning_curves(material)
     probed = material.owners("probe")
-    names = material.names("classes", probed[0].stage) if probed else []
     return {
         "concentration": looks.concentration(probed),
-        "near_table": looks.near_table(probed, names),
+        "near_tables": looks.near_tables(probed, partial(material.names, "classes")),
         "calibration": scatter.calibration_panel(gallery.calibrations(material), material.order),
         "calibration_errors": gallery.calibration_errors(material),
         "dots": gallery.dots(material),

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage
+from contramask.report.encoders import short_labels
+from contramask.report.ownership import methods_in, owner_of
+from contramask.report.tables import ANCHOR, METHOD_NAMES, Gathered, Stage, encoder_labels
 
 #: Task folder -> what a reader calls it, in the order of work.
 TASK_TITLES = {
@@ -31,6 +33,7 @@ COSTS = {
     "loss": ("Final loss", 4),
 }
 MAX_LISTED = 24
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,20 @@ class Owner:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays of this encoder, by name."""
-        start = f"{self.key}/"
-        items = self.stage.output.arrays.items()
-        return {key.removeprefix(start): value for key, value in items if key.startswith(start)}
+        return self._own(self.stage.output.arrays, f"{self.key}/")
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """All tables of this encoder, by name."""
-        start = f"{self.key}-"
-        items = self.stage.output.tables.items()
-        return {key.removeprefix(start): value for key, value in items if key.startswith(start)}
+        return self._own(self.stage.output.tables, f"{self.key}-")
+
+    def _own(self, parts: Mapping[str, T], start: str) -> dict[str, T]:
+        """The parts whose names begin so and belong to no longer method's name."""
+        methods = {*methods_in(self.stage.output), self.key}
+        return {
+            name.removeprefix(start): part
+            for name, part in parts.items()
+            if name.startswith(start) and owner_of(name, methods) == self.key
+        }
 
 
 def variants_of(stages: Sequence[Stage], rows: pd.DataFrame) -> dict[str, str]:
@@ -91,22 +99,22 @@ def owners(
     `variants` maps experiments to variants, `order` holds all of them, the anchors' too.
     """
     found: dict[str, Owner] = {}
+    encoders = short_labels(encoder_labels(stages))
     for stage in stages:
         if stage.task != task:
             continue
-        # A share of the labels has keys of its own, `mae-10-percent`; the method's name has no `-`.
-        keys = {re.split("[-/]", key)[0] for key in [*stage.output.arrays, *stage.output.tables]}
-        for key in sorted(keys):
-            name = _anchor(stage, order) if key == ANCHOR else variants[stage.experiment]
+        for key in methods_in(stage.output):
+            is_anchor = key == ANCHOR
+            name = _anchor(stage, encoders, order) if is_anchor else variants[stage.experiment]
             found.setdefault(name, Owner(name, key, stage))
     return list(found.values())
 
 
-def _anchor(stage: Stage, order: Sequence[str]) -> str:
-    """The anchor's variant in a stage: with the encoder's sizes where there are several."""
+def _anchor(stage: Stage, encoders: Mapping[str, str], order: Sequence[str]) -> str:
+    """The anchor's variant in a stage: with its encoder's short label where there are several."""
     rows = stage.output.rows
-    sizes = rows.loc[rows["method"] == ANCHOR, "encoder"].astype(str).unique()
-    named = [f"{METHOD_NAMES[ANCHOR]} {size}" for size in sizes]
+    labels = rows.loc[rows["method"] == ANCHOR, "encoder"].astype(str).unique()
+    named = [f"{METHOD_NAMES[ANCHOR]} {encoders[label]}" for label in labels]
     return next((name for name in named if name in order), METHOD_NAMES[ANCHOR])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from contramask.report.encoders import completed, short_labels
 from contramask.report.intervals import Cell, paired_differences
 from contramask.results import COLUMNS, StageOutput
 
@@ -74,7 +75,22 @@ def gather(folder: Path) -> Gathered:
             unreadable.append(f"{path.parent.name}/{path.name}: {lines[0]}")
             continue
         stages.append(Stage(path.parent.name, path.name, output))
-    return Gathered(tuple(stages), tuple(unreadable))
+    return Gathered(_same_labels(stages), tuple(unreadable))
+
+
+def _same_labels(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages, an encoder called by one label in all of them, however old they are."""
+    full = completed(encoder_labels(stages))
+    outputs = (
+        replace(s.output, rows=s.output.rows.assign(encoder=s.output.rows["encoder"].map(full)))
+        for s in stages
+    )
+    return tuple(replace(s, output=o) for s, o in zip(stages, outputs, strict=True))
+
+
+def encoder_labels(stages: Sequence[Stage]) -> list[str]:
+    """The labels of all encoders that were measured."""
+    return sorted({str(name) for stage in stages for name in stage.output.rows["encoder"]})
 
 
 def collect_rows(stages: Sequence[Stage]) -> pd.DataFrame:
@@ -89,10 +105,10 @@ def collect_rows(stages: Sequence[Stage]) -> pd.DataFrame:
 def add_variants(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a column `variant`: the name under which a table shows them.
 
-    It is the method's name, followed by the configuration's hash or the encoder's sizes only where
-    the rows hold several of them.
+    It is the method's name, followed by the configuration's hash or by what tells the encoder from
+    the others only where the rows hold several of them.
     """
-    several_encoders = rows["encoder"].nunique() > 1
+    encoders = short_labels(rows["encoder"].astype(str))
     hashes = rows.groupby("method")["config_hash"].nunique().to_dict()
     names = []
     for method, encoder, config in zip(
@@ -101,8 +117,8 @@ def add_variants(rows: pd.DataFrame) -> pd.DataFrame:
         parts = [METHOD_NAMES.get(method, str(method))]
         if method != ANCHOR and hashes[method] > 1:
             parts.append(str(config))
-        if several_encoders:
-            parts.append(str(encoder))
+        if encoders[str(encoder)]:
+            parts.append(encoders[str(encoder)])
         names.append(" ".join(parts))
     return rows.assign(variant=pd.Series(names, index=rows.index, dtype="str"))
 

@@ -11,11 +11,11 @@ import rich
 import torch
 from rich.table import Table
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from contramask.methods.base import Batch
 from contramask.train.backward import backward_of
 from contramask.train.device import Machine
+from contramask.train.flops import count_flops
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +25,26 @@ def measure_step(
 ) -> tuple[float, float]:
     """(matmul FLOPs an image, seconds) of one part of a training step, on a copy of the model.
 
-    batch is that part, one of `parts`. FLOPs count forward and backward as they run here, two a
-    multiply-add; the optimiser's are left out. The second of two passes is timed, so that set-up
+    batch is that part, one of `parts`. FLOPs are those of forward and backward, as `count_flops`
+    counts; the optimiser's are left out. The second of two passes is timed, so that set-up
     costs do not count.
     """
     trial, run = copy.deepcopy(model).train(), backward_of(model, parts)
     images = len(batch["key"])
-    with FlopCounterMode(display=False) as counter:
-        run(trial, [batch], machine)
+    flops = count_flops(lambda: run(trial, [batch], machine))
+    if machine.device.type == "cuda":
+        torch.cuda.synchronize()
     started = time.perf_counter()
     run(trial, [batch], machine)
     if machine.device.type == "cuda":
         torch.cuda.synchronize()
-    return counter.get_total_flops() / images, time.perf_counter() - started
+    return flops / images, time.perf_counter() - started
+
+
+def training_tflop(planned: Mapping[str, Any]) -> float:
+    """What a whole training costs, in 10^12 FLOPs, from its plan."""
+    images = planned["steps"] * planned["batch size"]
+    return round(float(planned["GFLOP per image"] * images / 1e3), 6)
 
 
 def count_parameters(module: nn.Module) -> int:

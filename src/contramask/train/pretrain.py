@@ -19,7 +19,7 @@ from contramask.failures import explained
 from contramask.methods import build_method, encoder_for
 from contramask.methods.base import Method
 from contramask.models.bundle import EncoderBundle, make_bundle
-from contramask.models.tokenizer_bundle import TokenizerBundle
+from contramask.models.tokenizer_bundle import TRAIN_TFLOP, TokenizerBundle
 from contramask.results import RunInfo, StageOutput, made_with, result_row
 from contramask.tracker import Tracker
 from contramask.train.batches import make_loader, view_size, with_refresh
@@ -30,7 +30,13 @@ from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.parts import check_parts, pass_note, what_fits
 from contramask.train.pictures import VIEWS, reconstructions, show_views, view_preview
-from contramask.train.plan import count_parameters, duration, measure_step, print_plan
+from contramask.train.plan import (
+    count_parameters,
+    duration,
+    measure_step,
+    print_plan,
+    training_tflop,
+)
 from contramask.train.pretrain_config import FREE, PretrainConfig
 from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.train.sharding import check_sharding, sharded, whole
@@ -100,8 +106,9 @@ def pretrain(
     arrays = preview | reconstructions(method, store, views, machine)
     method.cpu()
     bundle = make_bundle(method.encoder, run, method.label, method.branch, store.manifest)
-    bundle.manifest["pretrain_tflop"] = round(_tflop(planned), 3)
-    facts = _facts(config, method, planned, curve, time.perf_counter() - started)
+    spent = _spent(planned, method, tokenizer)
+    bundle.manifest.update(spent)
+    facts = spent | _facts(config, method, planned, curve, time.perf_counter() - started)
     facts["machine"] = machine_name(machine.device, world.size)
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
@@ -110,10 +117,18 @@ def pretrain(
     return PretrainResult(bundle, output)
 
 
-def _tflop(planned: dict[str, Any]) -> float:
-    """What the whole training cost, in 10^12 FLOPs."""
-    images = planned["steps"] * planned["batch size"]
-    return float(planned["GFLOP per image"] * images / 1e3)
+def _spent(
+    planned: dict[str, Any], method: Method, tokenizer: TokenizerBundle | None
+) -> dict[str, float | None]:
+    """What the whole training cost in 10^12 FLOPs, its tokenizer's training included.
+
+    tokenizer_tflop is None, and left out of the sum, where the tokenizer does not state its cost.
+    """
+    tokens: float | None = 0.0
+    if "tokenizer" in method.ingredients:
+        tokens = None if tokenizer is None else tokenizer.manifest.get(TRAIN_TFLOP)
+    own = training_tflop(planned)
+    return {"pretrain_tflop": round(own + (tokens or 0.0), 6), "tokenizer_tflop": tokens}
 
 
 def _facts(

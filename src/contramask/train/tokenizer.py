@@ -2,8 +2,8 @@
 
 import logging
 import time
+from dataclasses import asdict, field
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ from contramask.models.codebook import CodebookConfig, codebook_size
 from contramask.models.encoder import Size
 from contramask.models.token_health import TokenGates
 from contramask.models.tokenizer import TokenizerNetConfig, VQTokenizer
-from contramask.models.tokenizer_bundle import TokenizerBundle
+from contramask.models.tokenizer_bundle import TRAIN_TFLOP, TokenizerBundle
 from contramask.results import RunInfo, StageOutput, made_with
 from contramask.tracker import Tracker
 from contramask.train.checkpoint import Keeper
@@ -35,7 +35,13 @@ from contramask.train.device import LaunchConfig, Machine, machine_name, pick_ma
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.parts import largest_step
-from contramask.train.plan import count_parameters, duration, measure_step, print_plan
+from contramask.train.plan import (
+    count_parameters,
+    duration,
+    measure_step,
+    print_plan,
+    training_tflop,
+)
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.schedule import warmup_cosine
 from contramask.train.token_audit import audit, code_table, health_rows, judge
@@ -125,7 +131,8 @@ def train_tokenizer(
     planned, curve = explained(trained, work, advice)
     tokenizer = training.tokenizer.requires_grad_(False).eval()
     found = audit(tokenizer, store, size, machine.device)
-    bundle = judge(tokenizer.cpu(), found, config.gates, config.on_alarm, origin)
+    made = {**origin, TRAIN_TFLOP: training_tflop(planned)}
+    bundle = judge(tokenizer.cpu(), found, config.gates, config.on_alarm, made)
     facts = {
         "stage": "tokenizer",
         "plan": planned,
@@ -262,11 +269,13 @@ def _fingerprint(
 
 def _user(store: Store, pretrain: PretrainConfig, run: RunInfo) -> dict[str, Any]:
     """The experiment whose method is going to use the tokens, as result rows name it."""
-    width, depth, _ = pretrain.encoder.sizes
+    width, depth, heads = pretrain.encoder.sizes
+    arch: dict[str, Any] = {"embed_dim": width, "depth": depth, "num_heads": heads}
+    arch |= {"patch_size": pretrain.encoder.patch_size, "config": asdict(pretrain.encoder)}
     return {
         "experiment": run.experiment,
         "method": pretrain.method.name,
-        "arch": {"embed_dim": width, "depth": depth, "patch_size": pretrain.encoder.patch_size},
+        "arch": {**arch, "image_size": list(_image_size(store, pretrain))},
         "data": store.manifest["name"],
         "seed": run.seed,
         "config_hash": run.config_hash,

@@ -92,9 +92,9 @@ def run_finetune(
     Rows, in percent, of the last epoch: finetune_top1, finetune_top5 with more than five classes
     and finetune_ece (expected calibration error); protocol `finetune`, `finetune 10 %` where a
     share of the labels was used, and `finetune compute-matched` of a random network that was
-    trained for as many FLOPs as pre-training and fine-tuning together; readout `mean, EMA` for
-    averaged weights. Tables: curve, per_class and calibration; worst names the pictures of
-    `worst_images`. Skipped without labels or val images.
+    trained for as many FLOPs as pre-training, its tokenizer and fine-tuning together; readout
+    `mean, EMA` for averaged weights. Tables: curve, per_class and calibration; worst names the
+    pictures of `worst_images`. Skipped without labels or val images.
     """
     reason = unlabelled(store)
     if reason:
@@ -135,7 +135,9 @@ def _matched(task: _Task, bundle: EncoderBundle) -> _Part | None:
     flops, _ = measure_step(training, next(loader.epoch(0)), task.machine)
     epoch = flops * loader.steps_per_epoch * loader.batch_size
     epochs = config.epochs + round(1e12 * float(spent) / epoch)
-    log.info("compute-matched baseline: %d epochs from random weights", epochs)
+    known = bundle.manifest.get("tokenizer_tflop") is not None
+    counted = "" if known else ", without the tokenizer if there was one: its cost is not stated"
+    log.info("compute-matched baseline: %d epochs from random weights%s", epochs, counted)
     return _Part("finetune compute-matched", "-compute-matched", limit, epochs)
 
 
