@@ -16,7 +16,7 @@ from contramask.data.store import StoreSplit
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
 from contramask.models.family import Encoder, describe, for_tuning, set_drop_path
-from contramask.results import StageOutput
+from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import Tracker
 from contramask.train.device import Machine
 from contramask.train.loop import BatchSource, TrainPlan, fit
@@ -174,11 +174,13 @@ def chunks(count: int, size: int) -> list[np.ndarray]:
 
 
 def joined(parts: Sequence[StageOutput], facts: dict[str, Any]) -> StageOutput:
-    """The rows, tables and arrays of all parts in one output."""
+    """The rows, tables, arrays and files of all parts in one output."""
     frames = [part.rows for part in parts if len(part.rows)]
     tables = {name: table for part in parts for name, table in part.tables.items()}
     arrays = {name: array for part in parts for name, array in part.arrays.items()}
-    return StageOutput(pd.concat(frames, ignore_index=True), tables, arrays, facts)
+    files = {name: content for part in parts for name, content in part.files.items()}
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    return StageOutput(rows, tables, arrays, facts, files)
 
 
 def rounded(scores: Mapping[str, float]) -> str:
