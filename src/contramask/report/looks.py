@@ -122,12 +122,13 @@ def near_picture(owner: Owner, names: Sequence[str], count: int, tile: int) -> P
     if queries is None or images is None or table is None or not len(queries):
         return None
     table = table[table["query"] < count]
+    known = bool((table["truth"] >= 0).any())
     rows, said = [], []
     for number in range(min(count, len(queries))):
         own = table[table["query"] == number].sort_values("rank")
         tiles = [_framed(figures.to_rgb(queries[number][None])[0], None, tile)]
         tiles += [
-            _framed(image, bool(same), tile)
+            _framed(image, bool(same) if known else None, tile)
             for image, same in zip(figures.to_rgb(images[number]), own["same"], strict=True)
         ]
         rows.append(tiles)
@@ -135,10 +136,12 @@ def near_picture(owner: Owner, names: Sequence[str], count: int, tile: int) -> P
         said.append(f"query of class {wanted}: {int(own['same'].sum())} of {len(own)}")
     png, size = figures.sheet(rows)
     alt = f"{owner.variant}, nearest images of the query's class: {'; '.join(said)}."
+    if not known:
+        alt = f"{owner.variant}, the training images nearest to {len(rows)} validation images."
     heads = ("query", *(str(rank + 1) for rank in range(images.shape[1])))
     name = f"nearest-{owner.stage.experiment}-{owner.key}"
     right = f"{int(table['same'].sum())} of {len(table)}"
-    title = f"{owner.variant}: {right} are of the query's class"
+    title = f"{owner.variant}: {right} are of the query's class" if known else owner.variant
     return Picture(name, png, size, title, alt, heads)
 
 
@@ -177,6 +180,7 @@ def _badge(draw: ImageDraw.ImageDraw, right: int, colour: str, same: bool) -> No
 def near_table(owners: Sequence[Owner], names: Sequence[str]) -> Table | None:
     """The classes of every query's nearest images in words; None without any."""
     found = {o.variant: o.tables()["near"] for o in owners if "near" in o.tables()}
+    found = {name: table for name, table in found.items() if (table["truth"] >= 0).any()}
     if not found:
         return None
     first = next(iter(found.values()))

@@ -67,7 +67,7 @@ def results_of(
 def _coded(probabilities: Tensor, boxes: Tensor, shape: tuple[int, int]) -> list[str]:
     """Run lengths of masks (N, m, m) drawn into boxes; few are drawn at once, for each is large."""
     count = max(1, DRAWN_PX // (shape[0] * shape[1]))
-    parts = zip(probabilities.split(count), boxes.split(count), strict=True)
+    parts = zip(torch.split(probabilities, count), torch.split(boxes, count), strict=True)
     return [text for part in parts for text in encode_masks(paste_masks(*part, shape).numpy())]
 
 
