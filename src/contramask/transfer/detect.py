@@ -44,7 +44,13 @@ from contramask.transfer.dense import (
 )
 from contramask.transfer.features import Normalised
 from contramask.transfer.instances import objects_of, pictured_boxes, results_of
-from contramask.transfer.jitter import JitterConfig, draw_placement, place_images, place_objects
+from contramask.transfer.jitter import (
+    JitterConfig,
+    draw_placement,
+    place_images,
+    place_objects,
+    recolour,
+)
 from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.mistakes import crops, detection_mistakes
 from contramask.typed import STRICT, to_plain
@@ -231,7 +237,7 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
     rows, size = task.train.rows, bundle.encoder.image_size
 
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
-        return {"images": normalise(pixels, inputs)}
+        return {"images": normalise(recolour(pixels, key, jitter), inputs)}
 
     def add_objects(batch: Batch, numbers: np.ndarray) -> Batch:
         # Batch by batch: the masks of all images of a large set would fill any memory.

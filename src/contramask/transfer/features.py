@@ -55,11 +55,16 @@ def centre(pixels: np.ndarray, share: float) -> np.ndarray:
 
 
 class Normalised:
-    """Turns stored uint8 images into what an encoder was trained on: its size, its statistics."""
+    """Turns stored uint8 images into what an encoder was trained on: its size, its statistics.
 
-    def __init__(self, bundle: EncoderBundle, device: torch.device) -> None:
+    size: another one, (rows, columns) in px.
+    """
+
+    def __init__(
+        self, bundle: EncoderBundle, device: torch.device, size: tuple[int, int] | None = None
+    ) -> None:
         manifest = bundle.manifest
-        rows, cols = manifest["arch"]["image_size"]
+        rows, cols = size or manifest["arch"]["image_size"]
         self.size, self.device = (rows, cols), device
         self.mean = torch.tensor(manifest["mean"], device=device).reshape(-1, 1, 1) * 255
         self.std = torch.tensor(manifest["std"], device=device).reshape(-1, 1, 1) * 255
