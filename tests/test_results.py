@@ -1,6 +1,7 @@
 """Results on disk: what is written is read back, and equal outputs are equal bytes."""
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 import zipfile
@@ -115,6 +116,21 @@ def test_an_output_without_rows_has_the_columns_nevertheless(tmp_path: Path) -> 
     assert list(read.rows.columns) == COLUMNS
     assert len(read.rows) == 0
     assert read.facts == {"stage": "detection", "skipped": "no instances"}
+
+
+def test_files_of_other_tools_are_json_and_read_when_asked_for(tmp_path: Path) -> None:
+    found = [{"image_id": 3, "score": 0.5}]
+    StageOutput(files={"mae-results": found, "old": []}).write(tmp_path)
+    assert json.loads((tmp_path / "files" / "mae-results.json").read_text()) == found
+    read = StageOutput.read(tmp_path)
+    assert (list(read.files), len(read.files)) == (["mae-results", "old"], 2)
+    assert read.files["mae-results"] == found
+    with pytest.raises(KeyError):
+        read.files["other"]
+    read.write(tmp_path)  # onto itself
+    assert StageOutput.read(tmp_path).files["mae-results"] == found
+    StageOutput(files={"new": {}}).write(tmp_path)
+    assert dict(StageOutput.read(tmp_path).files) == {"new": {}}
 
 
 def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -116,18 +116,39 @@ def encoder_label(arch: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+class _JsonFolder(Mapping[str, Any]):
+    """The JSON files of a folder by name, each read when it is asked for: they may be large."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> Any:
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            raise KeyError(name)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.stem for path in sorted(self.folder.glob("*.json")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 @dataclass(frozen=True)
 class StageOutput:
     """Everything one stage of one experiment produced, from which all figures are drawn.
 
-    On disk: `results.parquet`, `tables/<name>.parquet`, `arrays.npz`, `facts.json`.
-    Array names may contain one `/` (`mae/confusion`); table names may not.
+    On disk: `results.parquet`, `tables/<name>.parquet`, `arrays.npz`, `facts.json`, and, where
+    there are some, `files/<name>.json`: what other tools read too, such as COCO's results.
+    Array names may contain one `/` (`mae/confusion`); names of tables and files may not.
     """
 
     rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def skipped(cls, stage: str, reason: str) -> "StageOutput":
@@ -143,8 +164,9 @@ class StageOutput:
 
         Raises `ValueError` for an array of Python objects, which only pickle could hold.
         """
+        files = dict(self.files)  # read before they are removed, should they lie in this folder
         (folder / "tables").mkdir(parents=True, exist_ok=True)
-        for old in (folder / "tables").glob("*.parquet"):
+        for old in [*(folder / "tables").glob("*.parquet"), *(folder / "files").glob("*.json")]:
             old.unlink()
         pd.DataFrame(self.rows, columns=COLUMNS).to_parquet(folder / "results.parquet", index=False)
         for name, table in self.tables.items():
@@ -154,6 +176,11 @@ class StageOutput:
         np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
         text = json.dumps(self.facts, indent=2, sort_keys=True)
         (folder / "facts.json").write_text(text + "\n", encoding="utf-8")
+        if files:
+            (folder / "files").mkdir(exist_ok=True)
+        for name, content in files.items():
+            text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+            (folder / "files" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "StageOutput":
@@ -162,7 +189,8 @@ class StageOutput:
             arrays = {name.replace("|", "/"): archive[name] for name in archive.files}
         tables = {p.stem: pd.read_parquet(p) for p in sorted((folder / "tables").glob("*.parquet"))}
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        return cls(pd.read_parquet(folder / "results.parquet"), tables, arrays, facts)
+        rows = pd.read_parquet(folder / "results.parquet")
+        return cls(rows, tables, arrays, facts, _JsonFolder(folder / "files"))
 
 
 @dataclass(frozen=True)

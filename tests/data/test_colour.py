@@ -13,8 +13,8 @@ from contramask.data.colour import (
     _alter_picked,
     _blur,
     _jitter,
-    _shift_hue,
     alter_colours,
+    shift_hue,
 )
 from contramask.draws import image_keys, uniform
 
@@ -83,7 +83,7 @@ def test_each_change_alone_equals_torchvisions(name: str, level: float) -> None:
 @pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.07, 0.3, 0.5])
 def test_hue_equals_torchvisions_and_leaves_grey_alone(shift: float) -> None:
     images = some_images(3)
-    ours = _shift_hue(images, torch.full((3,), shift))
+    ours = shift_hue(images, torch.full((3,), shift))
     assert (ours - F.adjust_hue(images, shift)).abs().max() < 1e-4
     assert (ours[:, :, 0] - images[:, :, 0]).abs().max() < 1e-6
 

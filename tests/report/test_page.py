@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from contramask.report.page import ReportConfig, ReportInputs, build_report
-from contramask.results import COLUMNS
+from contramask.results import COLUMNS, StageOutput
 from contramask.typed import ConfigError, parse
 
 NASTY = "<script>alert(1)</script>"
@@ -256,6 +256,25 @@ def test_only_the_anchor_gives_no_verdict_but_a_page(inputs, tmp_path):
     rows[rows["method"] == "random_init"].to_parquet(target / "results.parquet", index=False)
     made = build_report(ReportInputs(tmp_path), BRIEF)
     assert "Only one encoder was measured: no comparison is possible." in words(made.html)
+
+
+def test_a_probe_without_labels_is_shown_and_explained(inputs, tmp_path):
+    output = StageOutput.read(inputs.results_folder / "mae-a1b2-s0/probe")
+    first = output.rows.drop_duplicates("method")
+    rows = pd.concat(
+        first.assign(protocol="spectrum", readout="mean", metric=metric, value=value)
+        for metric, value in (("rankme", 17.25), ("alignment", 0.125))
+    )
+    tables = {n: t.assign(truth=-1, label=-1, same=False) for n, t in output.tables.items()}
+    arrays = {n: -1 + 0 * a if n.endswith("/labels") else a for n, a in output.arrays.items()}
+    facts = {**output.facts, "without_labels": "the images have no class labels", "classes": []}
+    StageOutput(rows, tables, arrays, facts).write(tmp_path / "mae-a1b2-s0/probe")
+    made = build_report(ReportInputs(tmp_path), BRIEF)
+    text = words(made.html)
+    assert re.search("Frozen features, with labels.{1,5}the images have no class labels", text)
+    assert "Shape of the frozen features, readout mean (means over seeds)" in text
+    assert "RankMe Alignment random init 17.2 0.125 MAE 17.2 0.125" in text
+    assert "nearest-mae-a1b2-s0-mae" in made.figures
 
 
 def test_a_title_of_ones_own_and_the_other_readout(one_seed):

@@ -38,5 +38,13 @@ def test_each_metric_is_a_table_of_experiments() -> None:
     }
 
 
+def test_cocos_details_are_numbers_and_no_tables() -> None:
+    detail = ROWS[ROWS["metric"] == "box_ap"]
+    rows = pd.concat([detail.assign(metric=name) for name in ("box_ap50", "box_aps", "mask_ar10")])
+    numbers, tables = summarise(rows, ReportConfig())
+    assert set(numbers["cmae-s0"]["mask_rcnn"]) == {"box_ap50", "box_aps", "mask_ar10"}
+    assert set(tables) == {"mask_rcnn-box_ap50"}
+
+
 def test_no_results_make_no_tables() -> None:
     assert summarise(ROWS[:0], ReportConfig()) == ({}, {})

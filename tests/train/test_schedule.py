@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from contramask.train.schedule import scaled_lr, warmup_cosine
+from contramask.train.schedule import scaled_lr, warmup_cosine, warmup_poly, warmup_steps
 
 
 def test_warm_up_is_a_straight_line_from_zero() -> None:
@@ -42,6 +42,22 @@ def test_it_falls_all_the_way_and_stays_down() -> None:
 def test_warm_up_as_long_as_the_training() -> None:
     assert warmup_cosine(9, 10, 10) == pytest.approx(0.9)
     assert warmup_cosine(10, 10, 10) == 1
+
+
+def test_mmcvs_straight_line_scaled_by_its_warm_up() -> None:
+    factors = [warmup_poly(step, 100, 10) for step in range(101)]
+    assert factors[5] == pytest.approx(0.5 * 0.95)
+    assert factors[10:] == pytest.approx([1 - step / 100 for step in range(10, 101)])
+    assert max(factors) == factors[10]
+    assert warmup_poly(75, 100, 0, power=2) == pytest.approx(1 / 16)
+    assert warmup_poly(120, 100, 0) == 0
+
+
+def test_vitdets_two_drops_by_ten() -> None:
+    total = 184_375
+    steps = (0, 125, 250, 163_888, 163_889, 177_545, 177_546, total)
+    factors = [warmup_steps(step, total, 250) for step in steps]
+    assert factors == pytest.approx([0, 0.5, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_the_rate_is_per_256_images() -> None:

@@ -1,5 +1,7 @@
 """What segmentation and detection share: subsets, enlarged encoders, layer-wise rates, one loop."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from contramask.models.bundle import EncoderBundle
 from contramask.tracker import NullTracker
 from contramask.train.device import Machine
 from contramask.train.optim import layer_decay_groups
+from contramask.train.schedule import warmup_cosine, warmup_poly, warmup_steps
 from contramask.transfer.dense import (
     TuneConfig,
     chunks,
@@ -23,6 +26,7 @@ from contramask.transfer.dense import (
     tune,
 )
 from contramask.transfer.features import Normalised
+from contramask.typed import parse
 
 MACHINE = Machine(torch.device("cpu"), "fp32")
 
@@ -143,3 +147,26 @@ def test_tune_runs_the_one_loop_with_warmup_and_cosine(tiny_bundle: EncoderBundl
     assert curve["lr"].max() == pytest.approx(1e-2, rel=0.05)
     assert curve["lr"].iloc[-1] < 1e-4
     assert curve["lr"].iloc[0] < curve["lr"].max()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", lambda step: warmup_cosine(step, 40, 10)),
+        ("poly", lambda step: warmup_poly(step, 40, 10)),
+        ("steps", lambda step: warmup_steps(step, 40, 10)),
+    ],
+)
+def test_the_rate_follows_the_chosen_schedule(
+    tiny_bundle: EncoderBundle, schedule: str, expected: Callable[[int], float]
+) -> None:
+    model = Wrapped(tiny_bundle)
+    config = parse(TuneConfig, {"epochs": 4, "warmup": 0.25, "schedule": schedule}, "tune")
+    groups = layer_decay_groups(model.encoder, [model.head], 0.05, 1.0)
+    tracker = NullTracker()
+    curve = tune(model, Constant(), groups, config, MACHINE, name="try", seed=0, tracker=tracker)
+    # The first step is not at rate 0, the last one is at the end of the schedule.
+    assert curve["lr"].iloc[-1] == pytest.approx(1e-3 * expected(40), abs=1e-9)
+    assert len(curve) > 5
+    rates = [1e-3 * expected(int(step)) for step in curve["step"]]
+    assert curve["lr"].tolist() == pytest.approx(rates)

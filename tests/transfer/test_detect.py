@@ -1,7 +1,9 @@
 """Detection: what is measured and kept, targets, repeatability, boxes alone, and skipped stores."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,13 +11,15 @@ import pytest
 import torch
 from faster_coco_eval.core import mask as coco_mask
 
+from contramask.cli import main
 from contramask.data.objects import instance_table
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
-from contramask.models.mask_rcnn import DetectorConfig
+from contramask.models.mask_rcnn import DetectorConfig, MaskRCNN
 from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
+from contramask.transfer import detect
 from contramask.transfer.detect import DetectionConfig, DetectorTune, run_detection
 from contramask.transfer.instances import BOX_COLUMNS, objects_of, pictured_boxes, results_of
 from contramask.transfer.jitter import JitterConfig
@@ -39,7 +43,13 @@ SHORT = DetectionConfig(
     pictures=3,
 )
 ONE = replace(SHORT, anchor=False)
-METRICS = ["box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"]
+KINDS = {"box": "bbox", "mask": "segm"}
+#: What the tiny scenes' objects, all small, can tell.
+BOX_METRICS, MASK_METRICS = (
+    [f"{kind}_{name}" for name in ("ap", "ap50", "ap75", "aps", "ar1", "ar10", "ar100", "ars")]
+    for kind in KINDS
+)
+METRICS = BOX_METRICS + MASK_METRICS
 
 
 def run(
@@ -80,6 +90,50 @@ def test_rows_tables_arrays_and_facts(
     assert output.facts["val_images"] == 8
 
 
+def test_written_results_give_the_rows_numbers(
+    tiny_store: Store,
+    tiny_bundle: EncoderBundle,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = replace(SHORT, tune=DetectorTune(epochs=12, batch_size=8, lr=3e-3))
+    run(tiny_bundle, tiny_store, config).write(tmp_path)
+    rows = StageOutput.read(tmp_path).rows
+    truth = json.loads((tmp_path / "files" / "ground_truth.json").read_text())
+    assert len(truth["images"]) == 8
+    assert {image["file_name"] for image in truth["images"]} <= set(tiny_store["val"].ids)
+    for method in ("cmae", "random_init"):
+        predictions = tmp_path / "files" / f"{method}-results.json"
+        assert {"image_id", "category_id", "score", "bbox", "segmentation"} == set(
+            json.loads(predictions.read_text())[0]
+        )
+        own = rows[rows["method"] == method].set_index("metric")["value"]
+        for name, kind in KINDS.items():
+            words = ("--gt", str(tmp_path / "files" / "ground_truth.json"), "--iou-type", kind)
+            main(["evaluate", "detection", "--predictions", str(predictions), *words])
+            printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+            measured = {f"{name}_{k.lower()}": 100 * v for k, v in printed.items() if v >= 0}
+            kept = own[own.index.str.startswith(f"{name}_")]
+            assert kept.to_dict() == pytest.approx(measured, abs=1e-6)
+    assert rows["value"].max() > 0
+
+
+def test_large_images_are_evaluated_few_at_a_time(
+    tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    plain = MaskRCNN.detect
+
+    def noted(net: MaskRCNN, images: torch.Tensor) -> Any:
+        sizes.append(len(images))
+        return plain(net, images)
+
+    monkeypatch.setattr(MaskRCNN, "detect", noted)
+    monkeypatch.setattr(detect, "EVAL_PIXELS", 3 * 32 * 32)
+    run(tiny_bundle, tiny_store, ONE)
+    assert sizes == [3, 3, 2]
+
+
 def test_the_same_seed_gives_the_same_numbers(
     tiny_store: Store, tiny_bundle: EncoderBundle
 ) -> None:
@@ -112,7 +166,8 @@ def test_objects_are_found_with_conmims_beit(
     tune = replace(SHORT.tune, epochs=3, lr=2e-3, drop_path=0.2)
     output = run(conmim_bundle, tiny_store, replace(SHORT, upscale=1.5, tune=tune))
     rows = output.rows
-    assert rows["method"].tolist() == ["conmim"] * 6 + ["random_init"] * 6
+    count = len(METRICS)
+    assert rows["method"].tolist() == ["conmim"] * count + ["random_init"] * count
     assert set(rows["encoder"]) == {"BEiT 32x2/8"}
     assert rows["value"].between(0, 100).all()
     assert output.facts["encoder_input"] == [48, 48]  # its bias tables are resampled
@@ -151,7 +206,7 @@ def test_boxes_without_masks_train_a_faster_rcnn(
 ) -> None:
     output = run(tiny_bundle, edited_store, ONE)
     assert set(output.rows["protocol"]) == {"faster_rcnn"}
-    assert output.rows["metric"].tolist() == METRICS[:3]
+    assert output.rows["metric"].tolist() == BOX_METRICS
     assert (output.tables["cmae-boxes"]["rle"] == "").all()
     assert "loss_mask" not in output.tables["cmae-curve"]
 

@@ -17,7 +17,7 @@ from contramask.models.bundle import EncoderBundle, random_init_bundle
 from contramask.train.device import Machine
 from contramask.transfer import feature_cache
 from contramask.transfer.feature_cache import FeatureCache, Source, Wanted, encoder_hash
-from contramask.transfer.features import extract_features, feature_batches, labelled
+from contramask.transfer.features import Normalised, extract_features, feature_batches, labelled
 
 FP32 = Machine(torch.device("cpu"), "fp32")
 SOME = Wanted(blocks=(1,), token_rows=np.array([0, 3, 4, 40]))
@@ -28,9 +28,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The methods whose encoders read images, one entry a pass."""
     made: list[str] = []
 
-    def counted(bundle: EncoderBundle, *rest: Any) -> Any:
+    def counted(bundle: EncoderBundle, *rest: Any, **named: Any) -> Any:
         made.append(bundle.manifest["method"])
-        return feature_batches(bundle, *rest)
+        return feature_batches(bundle, *rest, **named)
 
     monkeypatch.setattr(feature_cache, "feature_batches", counted)
     return made
@@ -91,6 +91,7 @@ def test_whatever_changes_features_makes_them_again(
         (tiny_bundle, replace(source, split="train"), Wanted(), FP32),
         (tiny_bundle, replace(source, images=fewer), Wanted(), FP32),
         (tiny_bundle, source, Wanted(blocks=(1,)), FP32),
+        (tiny_bundle, source, Wanted(eval_crop=0.5), FP32),
         (tiny_bundle, source, Wanted(token_rows=np.array([1])), FP32),
         (tiny_bundle, source, Wanted(), Machine(torch.device("cpu"), "bf16")),
     ]
@@ -113,8 +114,8 @@ def test_the_hash_sees_weights_not_their_storage(tiny_bundle: EncoderBundle) -> 
 def test_an_interrupted_pass_leaves_nothing(
     tmp_path: Path, source: Source, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: Any) -> Any:
-        yield next(feature_batches(*arguments))
+    def broken(*arguments: Any, **named: Any) -> Any:
+        yield next(feature_batches(*arguments, **named))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(feature_cache, "feature_batches", broken)
@@ -181,3 +182,17 @@ def test_huge_tokens_stay_finite(
     features = FeatureCache(tmp_path, 100).features(tiny_bundle, source, SOME, FP32)
     assert np.isfinite(features.tokens).all()
     assert np.abs(features.tokens).max() == np.finfo(np.float16).max
+
+
+def test_features_of_the_centre_are_those_of_a_store_of_centres(
+    tiny_bundle: EncoderBundle, source: Source, tmp_path: Path
+) -> None:
+    found = FeatureCache(tmp_path, 100).features(tiny_bundle, source, Wanted(eval_crop=0.5), FP32)
+    pixels = source.images.__getitems__(np.arange(len(source.images)))
+    with torch.no_grad():
+        middle = Normalised(tiny_bundle, FP32.device)(pixels[:, 8:24, 8:24])
+        tokens = tiny_bundle.encoder.eval().forward_tokens(middle)
+    torch.testing.assert_close(found.readout("cls"), tokens[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found.readout("mean"), tokens[:, 1:].mean(dim=1), atol=1e-5, rtol=1e-5
+    )

@@ -12,9 +12,11 @@ from contramask.transfer.features import (
     READOUTS,
     Normalised,
     RandomCrops,
+    centre,
     extract_features,
     feature_batches,
     labelled,
+    nothing_to_probe,
     side_by_side,
     unlabelled,
 )
@@ -152,3 +154,20 @@ def test_why_a_store_cannot_be_classified(
 ) -> None:
     assert unlabelled(tiny_store) == unlabelled(shade_store) == ""
     assert unlabelled(plain_store) == "the images have no class labels"
+
+
+def test_the_centre_is_cut_from_the_middle() -> None:
+    pixels = np.arange(8 * 8).reshape(1, 8, 8, 1)
+    assert np.array_equal(centre(pixels, 0.5), pixels[:, 2:6, 2:6])
+    assert centre(pixels, 1.0).shape == (1, 8, 8, 1)
+    assert centre(np.zeros((2, 256, 256, 3)), 0.875).shape == (2, 224, 224, 3)
+
+
+def test_a_probe_needs_images_of_both_splits_and_nothing_else(
+    tiny_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in tiny_store.splits.values():
+        monkeypatch.setattr(split, "labels", np.full(len(split), -1))
+    assert nothing_to_probe(tiny_store) == ""
+    monkeypatch.setattr(tiny_store, "splits", {"train": tiny_store["train"]})
+    assert nothing_to_probe(tiny_store) == "there are no validation images"

@@ -18,7 +18,6 @@ from contramask.train.optim import layer_decay_groups
 from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.features import labelled
 from contramask.transfer.finetune import (
-    _centre,
     _loader,
     _scores,
     _Task,
@@ -312,9 +311,6 @@ def test_a_random_network_may_train_for_the_same_compute(
 
 
 def test_the_centre_is_what_is_scored(tiny_store: Store, tiny_bundle: EncoderBundle) -> None:
-    pixels = np.arange(8 * 8).reshape(1, 8, 8, 1)
-    assert np.array_equal(_centre(pixels, 0.5), pixels[:, 2:6, 2:6])
-    assert _centre(pixels, 1.0).shape == (1, 8, 8, 1)
     model = Classifier(tiny_bundle.encoder, 10)
     torch.nn.init.normal_(model.head[1].weight)
     whole = _scores(model, tiny_bundle, task_of(tiny_store))

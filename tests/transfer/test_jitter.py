@@ -13,6 +13,7 @@ from contramask.transfer.jitter import (
     place_classes,
     place_images,
     place_objects,
+    recolour,
 )
 from contramask.typed import ConfigError, parse
 
@@ -216,3 +217,12 @@ def test_a_window_larger_than_the_image_is_padded() -> None:
 def test_a_reversed_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="low <= high"):
         parse(JitterConfig, {"scale": [2.0, 0.5]}, "jitter")
+
+
+def test_colours_change_only_where_asked_for() -> None:
+    pixels = torch.randint(0, 256, (6, 4, 4, 3), dtype=torch.uint8)
+    key = image_keys(0, 0, torch.arange(6))
+    assert recolour(pixels, key, JitterConfig(flip=0.5)) is pixels
+    changed = recolour(pixels, key, JitterConfig(photometric=True))
+    assert not torch.equal(changed, pixels)
+    assert JitterConfig(photometric=True).is_idle  # nothing moves

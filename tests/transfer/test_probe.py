@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,9 +138,9 @@ def test_every_image_is_read_once_for_all_protocols(
     passes = []
     original = feature_cache.feature_batches
 
-    def counted(bundle: EncoderBundle, images: object, *rest: object) -> object:
-        passes.append((bundle.manifest["method"], len(images)))  # type: ignore[arg-type]
-        return original(bundle, images, *rest)  # type: ignore[arg-type]
+    def counted(bundle: EncoderBundle, images: Any, *rest: Any, **named: Any) -> object:
+        passes.append((bundle.manifest["method"], len(images)))
+        return original(bundle, images, *rest, **named)
 
     monkeypatch.setattr(feature_cache, "feature_batches", counted)
     config = replace(ALL, dense=None, strict_linear=None)
@@ -192,19 +193,28 @@ def test_val_labels_choose_nothing(
         assert torch.equal(scores, other_scores)
 
 
-def test_it_is_skipped_without_labels_or_val_images(
-    plain_store: Store,
-    tiny_store: Store,
-    tiny_bundle: EncoderBundle,
-    monkeypatch: pytest.MonkeyPatch,
+def test_it_is_skipped_without_val_images(
+    tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = run_probe(tiny_bundle, plain_store, SHORT, FP32, NullTracker())
-    assert output.rows.empty
-    assert output.facts == {"stage": "probe", "skipped": "the images have no class labels"}
-    train_only = {"train": tiny_store["train"]}
-    monkeypatch.setattr(tiny_store, "splits", train_only)
+    monkeypatch.setattr(tiny_store, "splits", {"train": tiny_store["train"]})
     output = run_probe(tiny_bundle, tiny_store, SHORT, FP32, NullTracker())
-    assert output.facts["skipped"] == "there are no validation images with a class label"
+    assert output.facts == {"stage": "probe", "skipped": "there are no validation images"}
+
+
+def test_the_centre_crop_reaches_every_readout(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    whole, middle = (
+        run_probe(
+            *(tiny_bundle, tiny_store, replace(SHORT, anchor=False, eval_crop=share)),
+            *(FP32, NullTracker()),
+        )
+        for share in (1.0, 0.5)
+    )
+    wanted = (whole.rows["protocol"] == "spectrum") & (whole.rows["metric"] != "alignment")
+    values = [output.rows.loc[wanted, "value"].to_numpy(dtype=float) for output in (whole, middle)]
+    assert (np.abs(values[0] - values[1]) > 1e-6).all()
+    assert middle.facts["config"]["eval_crop"] == 0.5
 
 
 def test_dense_probes_need_no_labels(
@@ -213,10 +223,7 @@ def test_dense_probes_need_no_labels(
     for split in tiny_store.splits.values():
         monkeypatch.setattr(split, "labels", np.full(len(split), -1))
     output = run_probe(tiny_bundle, tiny_store, ALL, FP32, NullTracker())
-    assert set(output.rows["protocol"]) == {"dense_linear", "dense_knn"}
-    assert not output.arrays
-    skipped = run_probe(tiny_bundle, tiny_store, SHORT, FP32, NullTracker())
-    assert skipped.facts["skipped"] == "no training image has a class label"
+    assert set(output.rows["protocol"]) == {"spectrum", "dense_linear", "dense_knn"}
 
 
 def test_dense_probes_are_left_out_without_masks(

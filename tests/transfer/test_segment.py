@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,12 @@ from torch.nn import functional as F
 from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
 from contramask.models.dpt import PACKAGE, DPTConfig
+from contramask.models.family import Encoder
 from contramask.models.upernet import UPerNet, UPerNetConfig
 from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import NullTracker
 from contramask.train.device import LaunchConfig
+from contramask.transfer import segment, segment_training
 from contramask.transfer.dense import tunable
 from contramask.transfer.jitter import JitterConfig
 from contramask.transfer.segment import run_segmentation
@@ -23,6 +26,7 @@ from contramask.transfer.segment_config import (
     DPTTune,
     LinearTune,
     SegmentationConfig,
+    TunedHead,
     UPerNetTune,
 )
 from contramask.transfer.segmenters import UPerNetSegmenter, build_segmenter, pixel_loss
@@ -173,6 +177,47 @@ def test_upernet_learns_on_windows_and_slides_them(
     assert output.facts["inference"].startswith("upernet by windows of 40x48 px, 67% of a side")
     assert output.arrays["cmae/predicted_upernet"].shape == (3, 32, 32)
     assert np.isfinite(output.tables["cmae-upernet-curve"]["loss"]).all()
+
+
+def test_windows_need_no_image_of_whole_patches_and_one_resampling(
+    tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    plain = segment_training.build_segmenter
+
+    def noted(head: TunedHead, encoder: Encoder, *rest: Any) -> Any:
+        read.append(encoder.pos_embed.detach().clone())
+        return plain(head, encoder, *rest)
+
+    monkeypatch.setattr(segment_training, "build_segmenter", noted)
+    config = replace(ONE_UPERNET, upscale=1.9, crop=(40, 48), train_limit=20)
+    output = run(tiny_bundle, tiny_store, config)
+    assert output.facts["encoder_input"] == [61, 61]
+    assert torch.equal(read[0], tiny_bundle.encoder.resized((40, 48)).pos_embed)
+    with pytest.raises(ValueError, match="multiples of 8"):  # read whole
+        run(tiny_bundle, tiny_store, replace(config, crop=None))
+
+
+def test_only_pictured_predictions_are_kept(
+    tiny_store: Store, tiny_bundle: EncoderBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tiny_bundle, tiny_store, ONE_LINEAR)
+    monkeypatch.setattr(segment, "EVAL_BATCH", 5)
+    split = run(tiny_bundle, tiny_store, ONE_LINEAR)
+    assert np.array_equal(*(output.arrays["cmae/predicted_linear"] for output in (whole, split)))
+    assert len(split.arrays["cmae/predicted_linear"]) == 3
+    none = run(tiny_bundle, tiny_store, replace(ONE_LINEAR, pictures=0))
+    assert none.arrays["cmae/predicted_linear"].shape == (0, 32, 32)
+
+
+def test_colours_are_distorted_in_training_alone(
+    tiny_store: Store, tiny_bundle: EncoderBundle
+) -> None:
+    config = replace(ONE_UPERNET, jitter=JitterConfig(photometric=True))
+    outputs = [run(tiny_bundle, tiny_store, one) for one in (ONE_UPERNET, config, config)]
+    curves = [one.tables["cmae-upernet-curve"]["loss"].tolist() for one in outputs]
+    assert curves[0] != curves[1]
+    assert curves[1] == curves[2]
 
 
 def test_a_window_of_no_whole_patches_is_refused(

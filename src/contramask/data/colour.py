@@ -110,7 +110,7 @@ def _jitter_in_order(
     for change in order:
         if change == _HUE:
             if colourful and config.hue > 0:
-                images = _shift_hue(images, config.hue * (2 * draws[:, 7] - 1))
+                images = shift_hue(images, config.hue * (2 * draws[:, 7] - 1))
             continue
         factor = factors[:, change]
         if change == _BRIGHTNESS:
@@ -133,7 +133,7 @@ def _jitter(images: Tensor, config: ColourConfig, draws: Tensor) -> Tensor:
     for place in range(4):
         images = _linear_change(images, order[:, place], factor, place < hue_place)
     if colourful and config.hue > 0:
-        images = _shift_hue(images, config.hue * (2 * draws[:, 7] - 1))
+        images = shift_hue(images, config.hue * (2 * draws[:, 7] - 1))
     for place in range(4):
         images = _linear_change(images, order[:, place], factor, place > hue_place)
     return images
@@ -154,7 +154,7 @@ def _linear_change(images: Tensor, change: Tensor, factor: Tensor, active: Tenso
     return (images * amount + (1 - amount) * reference).clamp(0, 1)
 
 
-def _shift_hue(images: Tensor, shift: Tensor) -> Tensor:
+def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Rotate the hue of RGB images in [0, 1] by `shift` (B,) turns."""
     red, green, blue = images.unbind(dim=1)
     high, low = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)

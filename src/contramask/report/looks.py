@@ -123,12 +123,13 @@ def near_picture(owner: Owner, names: Sequence[str], count: int, tile: int) -> P
     if queries is None or images is None or table is None or not len(queries):
         return None
     table = table[table["query"] < count]
+    known = bool((table["truth"] >= 0).any())
     rows, said = [], []
     for number in range(min(count, len(queries))):
         own = table[table["query"] == number].sort_values("rank")
         tiles = [_framed(figures.to_rgb(queries[number][None])[0], None, tile)]
         tiles += [
-            _framed(image, bool(same), tile)
+            _framed(image, bool(same) if known else None, tile)
             for image, same in zip(figures.to_rgb(images[number]), own["same"], strict=True)
         ]
         rows.append(tiles)
@@ -136,10 +137,12 @@ def near_picture(owner: Owner, names: Sequence[str], count: int, tile: int) -> P
         said.append(f"query of class {wanted}: {int(own['same'].sum())} of {len(own)}")
     png, size = figures.sheet(rows)
     alt = f"{owner.variant}, nearest images of the query's class: {'; '.join(said)}."
+    if not known:
+        alt = f"{owner.variant}, the training images nearest to {len(rows)} validation images."
     heads = ("query", *(str(rank + 1) for rank in range(images.shape[1])))
     name = f"nearest-{owner.stage.experiment}-{owner.key}"
     right = f"{int(table['same'].sum())} of {len(table)}"
-    title = f"{owner.variant}: {right} are of the query's class"
+    title = f"{owner.variant}: {right} are of the query's class" if known else owner.variant
     return Picture(name, png, size, title, alt, heads)
 
 
@@ -183,7 +186,8 @@ def near_tables(owners: Sequence[Owner], names: Callable[[Stage], Sequence[str]]
     """
     alike: dict[tuple[object, ...], list[Owner]] = {}
     for owner in owners:
-        if "near" in owner.tables():
+        # Without classes there are no words to say.
+        if "near" in owner.tables() and (owner.tables()["near"]["truth"] >= 0).any():
             alike.setdefault(_asked(owner), []).append(owner)
     return [_near_table(group, names(group[0].stage)) for group in alike.values()]
 

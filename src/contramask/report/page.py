@@ -176,6 +176,10 @@ def _results(
         "confidence": {word: t for word, t in verdict.CONFIDENCE.items() if word in spoken},
         "measured": measured,
         "protocols": provenance.protocol_lines(gathered.stages),
+        "spectrum": {
+            str(data): sections.spectrum_table(own, config.readout, tables.variant_order(own))
+            for data, own in rows[rows["protocol"] == "spectrum"].groupby("data")
+        },
         "long": sections.long_table(rows) if len(rows) else None,
         "not_run": sections.not_run(gathered),
         "notes": notes.normal_notes([c for table in measured for c in table.columns], curves),

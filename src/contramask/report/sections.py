@@ -247,6 +247,22 @@ def token_table(rows: pd.DataFrame, order: Sequence[str]) -> Table | None:
     return _means_table(caption, rows[rows["protocol"] == "tokenizer"], TOKENS, order)
 
 
+#: What the probe measures without labels -> heading and decimals.
+SPECTRUM = {
+    "rankme": ("RankMe", 1),
+    "feature_std": ("Feature deviation", 2),
+    "uniformity": ("Uniformity", 2),
+    "alignment": ("Alignment", 3),
+}
+
+
+def spectrum_table(rows: pd.DataFrame, readout: str, order: Sequence[str]) -> Table | None:
+    """Shape of the features of one readout, means over seeds, one row a variant; None without."""
+    caption = f"Shape of the frozen features, readout {readout} (means over seeds)"
+    own = rows[(rows["protocol"] == "spectrum") & (rows["readout"] == readout)]
+    return _means_table(caption, own, SPECTRUM, order)
+
+
 def long_table(rows: pd.DataFrame) -> Table:
     """Every measured number, one row each."""
     names = ["variant", "seed", "data", "split", "protocol", "readout", "metric", "value"]
@@ -262,6 +278,9 @@ def not_run(gathered: Gathered) -> list[tuple[str, str, str]]:
     for stage in gathered.stages:
         if stage.skipped is not None and stage.task != OPTIONAL:
             lines.setdefault((task_title(stage.task), stage.skipped), []).append(stage.experiment)
+        if "without_labels" in stage.output.facts:
+            key = (f"{task_title(stage.task)}, with labels", stage.output.facts["without_labels"])
+            lines.setdefault(key, []).append(stage.experiment)
     have = {(stage.experiment, stage.task) for stage in gathered.stages}
     broken = {tuple(line.partition(": ")[0].split("/", 1)) for line in gathered.unreadable}
     tasks = dict.fromkeys(task for _, task in sorted(have) if task != OPTIONAL)

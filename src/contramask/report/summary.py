@@ -10,6 +10,8 @@ from contramask.report.page import ReportConfig
 CHOICE = ("mean", "cls")
 #: What differs from run to run and says nothing about an encoder.
 CLOCKS = ("images_per_s", "seconds", "seconds_total")
+#: COCO's numbers by size of object, and its recalls: for who looks for them.
+DETAILS = r"(box|mask)_(ap[sml]|ar(1|10|100|[sml]))"
 
 
 def summarise(
@@ -18,7 +20,7 @@ def summarise(
     """Numbers as `experiment -> protocol -> metric`, and tables (experiment, value) by metric.
 
     `results` has `contramask.results.COLUMNS`. Tables are named `<protocol>-<metric>`; what
-    pre-training measures of itself is among the numbers and makes no table.
+    pre-training measures of itself and `DETAILS` are among the numbers and make no table.
     """
     others = [readout for readout in CHOICE if readout != config.readout]
     rows = results[~results["readout"].isin(others) & ~results["metric"].isin(CLOCKS)]
@@ -26,7 +28,7 @@ def summarise(
     for row in rows.itertuples(index=False):
         group = numbers.setdefault(str(row.experiment), {}).setdefault(str(row.protocol), {})
         group[str(row.metric)] = round(float(row.value), 4)
-    judged = rows[rows["protocol"] != "pretrain"]
+    judged = rows[(rows["protocol"] != "pretrain") & ~rows["metric"].str.fullmatch(DETAILS)]
     tables = {
         f"{protocol}-{metric}": group[["experiment", "value"]].reset_index(drop=True)
         for (protocol, metric), group in judged.groupby(["protocol", "metric"])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,12 @@ from contramask.data.store import StoreSplit
 from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
 from contramask.models.family import Encoder, describe, for_tuning, set_drop_path
-from contramask.results import StageOutput
+from contramask.results import COLUMNS, StageOutput
 from contramask.tracker import Tracker
 from contramask.train.device import Machine
 from contramask.train.loop import BatchSource, TrainPlan, fit
 from contramask.train.optim import adamw
-from contramask.train.schedule import warmup_cosine
+from contramask.train.schedule import warmup_cosine, warmup_poly, warmup_steps
 from contramask.transfer.features import Normalised
 from contramask.typed import STRICT
 
@@ -30,7 +30,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, config=STRICT)
 class TuneConfig:
-    """How a dense head, and the encoder under it, is trained: AdamW, warm-up, half a cosine.
+    """How a dense head, and the encoder under it, is trained: AdamW, warm-up, a falling rate.
 
     Each task has its own defaults, in a subclass.
     """
@@ -42,6 +42,8 @@ class TuneConfig:
     layer_decay: float = Field(default=0.75, gt=0, le=1)  # 1: all as fast as the head
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)  # share of all steps
+    #: Half a cosine; a straight line (mmseg's ADE20K); two drops by ten (ViTDet's COCO).
+    schedule: Literal["cosine", "poly", "steps"] = "cosine"
     clip_grad: float | None = Field(default=1.0, gt=0)
 
 
@@ -150,7 +152,7 @@ def tune(
         name=name,
         epochs=config.epochs,
         optimizer=adamw(groups, config.lr, betas=(0.9, 0.999)),
-        factor_at=partial(_factor, total=total, warmup=ceil(config.warmup * total)),
+        factor_at=partial(_factor, config.schedule, total, ceil(config.warmup * total)),
         machine=machine,
         seed=seed,
         clip_grad=config.clip_grad,
@@ -159,8 +161,11 @@ def tune(
     return fit(model, source, plan, tracker)
 
 
-def _factor(step: int, total: int, warmup: int) -> float:
-    return warmup_cosine(step + 1, total, warmup)  # the first step is not at rate 0
+_SCHEDULES = {"cosine": warmup_cosine, "poly": warmup_poly, "steps": warmup_steps}
+
+
+def _factor(schedule: str, total: int, warmup: int, step: int) -> float:
+    return _SCHEDULES[schedule](step + 1, total, warmup)  # the first step is not at rate 0
 
 
 def normalise(pixels: Tensor, inputs: Normalised) -> Tensor:
@@ -174,11 +179,13 @@ def chunks(count: int, size: int) -> list[np.ndarray]:
 
 
 def joined(parts: Sequence[StageOutput], facts: dict[str, Any]) -> StageOutput:
-    """The rows, tables and arrays of all parts in one output."""
+    """The rows, tables, arrays and files of all parts in one output."""
     frames = [part.rows for part in parts if len(part.rows)]
     tables = {name: table for part in parts for name, table in part.tables.items()}
     arrays = {name: array for part in parts for name, array in part.arrays.items()}
-    return StageOutput(pd.concat(frames, ignore_index=True), tables, arrays, facts)
+    files = {name: content for part in parts for name, content in part.files.items()}
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    return StageOutput(rows, tables, arrays, facts, files)
 
 
 def rounded(scores: Mapping[str, float]) -> str:

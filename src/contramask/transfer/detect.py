@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
 from contramask.train.optim import layer_decay_groups
 from contramask.train.parts import largest_step
+from contramask.transfer.coco_results import score
 from contramask.transfer.dense import (
     TargetLoader,
     TuneConfig,
@@ -43,15 +44,21 @@ from contramask.transfer.dense import (
 )
 from contramask.transfer.features import Normalised
 from contramask.transfer.instances import objects_of, pictured_boxes, results_of
-from contramask.transfer.jitter import JitterConfig, draw_placement, place_images, place_objects
+from contramask.transfer.jitter import (
+    JitterConfig,
+    draw_placement,
+    place_images,
+    place_objects,
+    recolour,
+)
 from contramask.transfer.metric_names import metric_prefix
-from contramask.transfer.metrics import coco_scores, coco_truth
 from contramask.transfer.mistakes import crops, detection_mistakes
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
 
-EVAL_BATCH = 64
+#: Most images an evaluation step, and most pixels of them that the encoder reads at once.
+EVAL_BATCH, EVAL_PIXELS = 64, 2**22
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -121,10 +128,12 @@ def run_detection(
 ) -> StageOutput:
     """Detect with one encoder (and its random-init anchor), trained on the same batches.
 
-    Rows: box_ap, box_ap50, box_ap75 and, where the store has masks, mask_ap, mask_ap50, mask_ap75
-    in percent, in the store's pixels; protocol `mask_rcnn`, or `faster_rcnn` for boxes only, with
-    `cascade_` before it where three box heads follow each other.
-    Skipped when the store has no objects or no val images.
+    Rows: COCO's twelve numbers of boxes (box_ap, box_ap50, ..., box_arl) and, where the store has
+    masks, of masks (mask_ap, ...), in percent, in the store's pixels, without what no object could
+    tell; protocol `mask_rcnn`, or `faster_rcnn` for boxes only, with `cascade_` before it where
+    three box heads follow each other. Files: `<method>-results` and `ground_truth`, as COCO
+    writes them, for `contramask evaluate detection`. Skipped when the store has no objects
+    or no val images.
     """
     reason = _unsuited(store) if config.enabled else "detection.enabled is false"
     if reason:
@@ -176,18 +185,19 @@ def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
     net, curve = _train(task, bundle)
     found = _detect_all(task, bundle, net)
     with_masks = isinstance(net, MaskRCNN)
-    scores, table = _score(task, found, ("bbox", "segm") if with_masks else ("bbox",))
+    scored = score(task.store["val"], task.val.rows, task.classes, found, with_masks)
+    scores = scored.scores
     protocol = "mask_rcnn" if with_masks else "faster_rcnn"
     if task.config.detector.cascade:
         protocol = f"cascade_{protocol}"
-    log.info("detection, %s: %s", method, rounded(scores))
+    log.info("detection, %s: %s", method, rounded(scored.main))
     name, step = metric_prefix(bundle.manifest, "detection"), int(curve["step"].iloc[-1])
     task.tracker.log({f"{name}/{k}": v for k, v in scores.items()}, step)
     rows = [result_row(manifest, "val", protocol, "last map", k, v) for k, v in scores.items()]
     shown = spread(len(task.val), task.config.pictures)
     tables = {
         f"{method}-boxes": pictured_boxes(found, task.val.rows[shown]),
-        f"{method}-per_class": table,
+        f"{method}-per_class": scored.by_class,
         f"{method}-curve": curve,
     }
     arrays = {f"{method}/images": task.val.__getitems__(shown)}
@@ -196,7 +206,8 @@ def _measure(task: _Task, bundle: EncoderBundle) -> StageOutput:
     if len(mistakes):
         tables[f"{method}-mistakes"] = mistakes
         arrays[f"{method}/mistakes"] = crops(mistakes, split)
-    return StageOutput(pd.DataFrame(rows), tables, arrays)
+    files = {"ground_truth": scored.truth, f"{method}-results": found}
+    return StageOutput(pd.DataFrame(rows), tables, arrays, files=files)
 
 
 def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame]:
@@ -226,7 +237,7 @@ def _source(task: _Task, bundle: EncoderBundle, seed: int) -> TargetLoader:
     rows, size = task.train.rows, bundle.encoder.image_size
 
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
-        return {"images": normalise(pixels, inputs)}
+        return {"images": normalise(recolour(pixels, key, jitter), inputs)}
 
     def add_objects(batch: Batch, numbers: np.ndarray) -> Batch:
         # Batch by batch: the masks of all images of a large set would fill any memory.
@@ -256,7 +267,8 @@ def _detect_all(task: _Task, bundle: EncoderBundle, net: FasterRCNN) -> list[dic
     """COCO results of all val images, in the store's pixels; image_id is the row of the split."""
     inputs = Normalised(bundle, task.machine.device)
     results = []
-    parts = chunks(len(task.val), EVAL_BATCH)
+    rows, cols = bundle.encoder.image_size
+    parts = chunks(len(task.val), max(1, min(EVAL_BATCH, EVAL_PIXELS // (rows * cols))))
     for part in track(parts, f"evaluate {bundle.manifest['method']}", len(parts)):
         images = normalise(torch.from_numpy(task.val.__getitems__(part)), inputs)
         with task.machine.autocast():
@@ -264,24 +276,3 @@ def _detect_all(task: _Task, bundle: EncoderBundle, net: FasterRCNN) -> list[dic
         for row, found in zip(task.val.rows[part].tolist(), detections, strict=True):
             results += results_of(row, found, task.store["val"], bundle.encoder.image_size)
     return results
-
-
-def _score(
-    task: _Task, found: list[dict[str, Any]], kinds: tuple[Literal["bbox", "segm"], ...]
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """All metrics by name, and AP by class."""
-    split = task.store["val"]
-    if split.instances is None:
-        raise ValueError("the store's val split has no table of objects")
-    shape = (split.height, split.width)
-    truth = coco_truth(split.instances, task.val.rows.tolist(), shape, task.classes)
-    scores: dict[str, float] = {}
-    owner = pd.Series([a["category_id"] for a in truth["annotations"]], dtype="int64")
-    counts = owner.value_counts().reindex(range(len(task.classes)), fill_value=0)
-    table = pd.DataFrame({"class": task.classes, "objects": counts.to_numpy()})
-    for kind in kinds:
-        name = {"bbox": "box", "segm": "mask"}[kind]
-        result = coco_scores(truth, found, kind)
-        scores |= {f"{name}_{metric}": value for metric, value in result.overall.items()}
-        table[f"{name}_ap"] = result.by_class
-    return scores, table

@@ -20,7 +20,7 @@ from contramask.data.loader import Subset
 from contramask.failures import StageFailure
 from contramask.models.bundle import EncoderBundle
 from contramask.train.device import Machine
-from contramask.transfer.features import feature_batches, readout_names, side_by_side
+from contramask.transfer.features import centred, feature_batches, readout_names, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What one pass keeps: readouts after `blocks` (from 1) too, and all tokens of some images."""
+    """What one pass keeps: readouts after `blocks` (from 1) too, and all tokens of some images.
+
+    eval_crop: side of the centre crop that is read, in sides of the image.
+    """
 
     blocks: tuple[int, ...] = ()
     #: Row numbers (T,) within the source's images, rising.
     token_rows: np.ndarray = field(default_factory=lambda: np.array([], np.int64))
+    eval_crop: float = 1.0
 
 
 class Features:
@@ -158,6 +162,7 @@ def _describe(
         "split": source.split,
         "rows": _rows_hash(source.images.rows),
         "blocks": list(wanted.blocks),
+        "eval_crop": wanted.eval_crop,
         "token_rows": _rows_hash(wanted.token_rows),
         "device": machine.device.type,
         "precision": machine.precision,
@@ -192,7 +197,9 @@ def _write(
         for name, shape in shapes.items()
     }
     chosen = wanted.token_rows
-    for rows, found in feature_batches(bundle, source.images, machine, wanted.blocks):
+    inputs = centred(bundle, machine.device, wanted.eval_crop)
+    read = feature_batches(bundle, source.images, machine, wanted.blocks, inputs=inputs)
+    for rows, found in read:
         for name in shapes:
             if name != "tokens":
                 files[name][rows] = found[name].cpu().numpy()

@@ -37,12 +37,34 @@ def unlabelled(store: Store) -> str:
     return ""
 
 
-class Normalised:
-    """Turns stored uint8 images into what an encoder was trained on: its size, its statistics."""
+def nothing_to_probe(store: Store) -> str:
+    """Why a probe can measure nothing at all on a store, empty when it can, labels or not."""
+    if not len(store["train"]):
+        return "there are no training images"
+    if "val" not in store or not len(store["val"]):
+        return "there are no validation images"
+    return ""
 
-    def __init__(self, bundle: EncoderBundle, device: torch.device) -> None:
+
+def centre(pixels: np.ndarray, share: float) -> np.ndarray:
+    """The middle of images (B, H, W, C), `share` of either side; 0.875 is 224 of 256 px."""
+    height, width = pixels.shape[1:3]
+    rows, cols = max(round(height * share), 1), max(round(width * share), 1)
+    top, left = (height - rows) // 2, (width - cols) // 2
+    return pixels[:, top : top + rows, left : left + cols]
+
+
+class Normalised:
+    """Turns stored uint8 images into what an encoder was trained on: its size, its statistics.
+
+    size: another one, (rows, columns) in px.
+    """
+
+    def __init__(
+        self, bundle: EncoderBundle, device: torch.device, size: tuple[int, int] | None = None
+    ) -> None:
         manifest = bundle.manifest
-        rows, cols = manifest["arch"]["image_size"]
+        rows, cols = size or manifest["arch"]["image_size"]
         self.size, self.device = (rows, cols), device
         self.mean = torch.tensor(manifest["mean"], device=device).reshape(-1, 1, 1) * 255
         self.std = torch.tensor(manifest["std"], device=device).reshape(-1, 1, 1) * 255
@@ -51,6 +73,12 @@ class Normalised:
         """uint8 (B, H, W, C) to normalised float (B, C, rows, cols) on the device."""
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         return (whole_images(pixels, self.size) - self.mean) / self.std
+
+
+def centred(bundle: EncoderBundle, device: torch.device, share: float) -> Inputs:
+    """Views of the middle of images, as `centre` cuts it."""
+    whole = Normalised(bundle, device)
+    return lambda images, rows: whole(centre(images, share))
 
 
 def _check_blocks(encoder: Encoder, blocks: Sequence[int]) -> None:

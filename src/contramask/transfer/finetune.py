@@ -38,7 +38,7 @@ from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.classifiers import top, top1
 from contramask.transfer.dense import joined
-from contramask.transfer.features import Normalised, labelled, unlabelled
+from contramask.transfer.features import Normalised, centre, labelled, unlabelled
 from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.transfer.judgement import Judgement
 from contramask.transfer.metric_names import metric_prefix
@@ -273,14 +273,6 @@ def _scores(classifier: Classifier, bundle: EncoderBundle, task: _Task) -> Tenso
     for start in track(starts, f"evaluate {bundle.manifest['method']}", len(starts)):
         pixels = task.val.__getitems__(np.arange(start, min(start + 256, len(task.val))))
         with task.machine.autocast():
-            images = inputs(_centre(pixels, task.config.eval_crop))
+            images = inputs(centre(pixels, task.config.eval_crop))
             scores.append(classifier(images).float().cpu())
     return torch.cat(scores)
-
-
-def _centre(pixels: np.ndarray, share: float) -> np.ndarray:
-    """The middle of images (B, H, W, C), `share` of either side."""
-    height, width = pixels.shape[1:3]
-    rows, cols = max(round(height * share), 1), max(round(width * share), 1)
-    top, left = (height - rows) // 2, (width - cols) // 2
-    return pixels[:, top : top + rows, left : left + cols]

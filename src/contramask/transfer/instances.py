@@ -12,6 +12,8 @@ from contramask.data.store import StoreSplit
 from contramask.models.regions import paste_masks
 from contramask.transfer.metrics import encode_masks
 
+#: Pixels of full-size masks drawn at once.
+DRAWN_PX = 2**23
 BOX_COLUMNS = ["image", "category", "score", "x0", "y0", "x1", "y1", "rle"]
 
 
@@ -56,10 +58,17 @@ def results_of(
     if "masks" in found and results:
         shape = (split.height, split.width)
         # torchvision cuts its mask targets without aligned corners, half a pixel up and left.
-        masks = paste_masks(found["masks"][:, 0].cpu(), (boxes + 0.5) * scale, shape)
-        for result, counts in zip(results, encode_masks(masks.numpy()), strict=True):
+        coded = _coded(found["masks"][:, 0].cpu(), (boxes + 0.5) * scale, shape)
+        for result, counts in zip(results, coded, strict=True):
             result["segmentation"] = {"size": list(shape), "counts": counts}
     return results
+
+
+def _coded(probabilities: Tensor, boxes: Tensor, shape: tuple[int, int]) -> list[str]:
+    """Run lengths of masks (N, m, m) drawn into boxes; few are drawn at once, for each is large."""
+    count = max(1, DRAWN_PX // (shape[0] * shape[1]))
+    parts = zip(torch.split(probabilities, count), torch.split(boxes, count), strict=True)
+    return [text for part in parts for text in encode_masks(paste_masks(*part, shape).numpy())]
 
 
 def pictured_boxes(found: list[dict[str, Any]], rows: np.ndarray) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from contramask.data.photometric import distort
 from contramask.draws import uniform
 from contramask.transfer.metrics import IGNORE_INDEX
 from contramask.typed import STRICT
@@ -29,10 +30,14 @@ MIN_SIDE_PX = 2.0
 
 @dataclass(frozen=True, config=STRICT)
 class JitterConfig:
-    """`scale`: zoom drawn uniformly, cropped above 1 and padded below; `flip`: its probability."""
+    """`scale`: zoom drawn uniformly, cropped above 1 and padded below; `flip`: its probability.
+
+    photometric: colours change, too, as `contramask.data.photometric` says.
+    """
 
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = Field(default=0.0, ge=0, le=1)
+    photometric: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> "JitterConfig":
@@ -47,8 +52,13 @@ class JitterConfig:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing would ever change."""
+        """Whether nothing would ever move."""
         return self.scale == (1.0, 1.0) and self.flip == 0
+
+
+def recolour(pixels: Tensor, key: Tensor, config: JitterConfig) -> Tensor:
+    """uint8 images (B, H, W, C) in other colours where the configuration says so."""
+    return distort(pixels, key) if config.photometric else pixels
 
 
 @plain_dataclass(frozen=True)

@@ -126,6 +126,7 @@ def coco_truth(
             annotation["segmentation"] = {"size": [rows, cols], "counts": row["rle"]}
         annotations.append(annotation)
     return {
+        "info": {},
         "images": [{"id": int(i), "height": rows, "width": cols} for i in images],
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
         "annotations": annotations,
@@ -134,7 +135,10 @@ def coco_truth(
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's `ap` (IoU 0.50:0.95), `ap50`, `ap75`, AP by class; percent, -1 without truth."""
+    """COCO's twelve numbers as `ap` (IoU 0.50:0.95), `ap50`, ..., `arl`, and AP by class; percent.
+
+    -1 where nothing could be measured: no object of that class or size.
+    """
 
     overall: dict[str, float]
     by_class: list[float]
@@ -143,16 +147,13 @@ class CocoScores:
 def coco_scores(
     truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: IouType
 ) -> CocoScores:
-    """Average precision of boxes or masks over all areas, at most 100 detections an image.
+    """Precision and recall of boxes or masks, at most 100 detections an image.
 
-    `results` follow COCO's result format (image_id, category_id, score, bbox xywh or segmentation
-    RLE). Crowds are ignored, not missed.
+    `results` follow COCO's result format (image_id, category_id, score, bbox xywh, segmentation
+    RLE) and are taken as `coco_standard` takes them. Crowds are ignored, not missed.
     """
-    wanted = "bbox" if kind == "bbox" else "segmentation"
-    keys = ("image_id", "category_id", "score", wanted)
-    evaluation = _evaluated(truth, ({key: result[key] for key in keys} for result in results), kind)
-    standard = _standard(evaluation)
-    overall = {name.lower(): _percent(standard[name]) for name in ("AP", "AP50", "AP75")}
+    evaluation = _evaluated(truth, (dict(result) for result in results), kind)
+    overall = {name.lower(): _percent(value) for name, value in _standard(evaluation).items()}
     # (IoU thresholds, recalls, classes, areas, detection limits): all areas, the largest limit
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     by_class = [_percent(p[p > -1].mean() if (p > -1).any() else -1) for p in precision.T]
@@ -173,7 +174,8 @@ def coco_standard(
 def _evaluated(
     truth: Mapping[str, Any], results: Iterable[dict[str, Any]], kind: IouType
 ) -> COCOeval_faster:
-    reference = COCO(dict(truth))
+    # Copies: what is compared gets notes written into it.
+    reference = COCO({**truth, "annotations": [dict(one) for one in truth["annotations"]]})
     found = reference.loadRes(list(results))
     evaluation = COCOeval_faster(reference, found, iouType=kind, print_function=log.debug)
     evaluation.evaluate()

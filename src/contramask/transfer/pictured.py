@@ -97,7 +97,7 @@ def neighbours(
 
     `splits` and `features` are train's and val's. Arrays near_queries (q, H, W, C) and near_images
     (q, k, H, W, C) uint8; table near: query, rank (from 1), id, label, truth (the query's label),
-    similarity, same.
+    similarity, same (never so without labels).
     """
     (train, val), (gallery, asked) = splits, features
     queries = one_of_each(asked.labels.numpy(), config.queries)
@@ -114,7 +114,7 @@ def neighbours(
             "label": label.flatten().numpy(),
             "truth": truth.flatten().numpy(),
             "similarity": found.similarity.flatten().float().numpy(),
-            "same": (label == truth).flatten().numpy(),
+            "same": ((label == truth) & (truth >= 0)).flatten().numpy(),
         }
     )
     small = thumbnails(images)

@@ -29,8 +29,10 @@ from contramask.transfer.feature_cache import FeatureCache, Features, Source, Wa
 from contramask.transfer.features import (
     READOUTS,
     RandomCrops,
+    centred,
     extract_features,
     labelled,
+    nothing_to_probe,
     readout_names,
     side_by_side,
     unlabelled,
@@ -44,7 +46,7 @@ from contramask.transfer.pictured import (
     thumbnails,
 )
 from contramask.transfer.probe_config import ProbeConfig
-from contramask.transfer.readout import Labelled, measure_readout
+from contramask.transfer.readout import Labelled, Measured, measure_readout, measure_unlabelled
 from contramask.transfer.spectrum import alignment
 from contramask.transfer.strict_linear import strict_linear
 from contramask.typed import to_plain
@@ -53,6 +55,8 @@ log = logging.getLogger(__name__)
 
 #: Below this an attentive probe has nothing to hold out and no batch to normalise.
 _FEWEST_IMAGES = 20
+#: What is told of each readout as soon as it is measured.
+_SAID = (("knn", "knn_top1"), ("linear", "linear_top1"), ("spectrum", "rankme"))
 
 
 @plain_dataclass(frozen=True)
@@ -63,6 +67,12 @@ class _Stage:
     config: ProbeConfig
     machine: Machine
     cache: FeatureCache
+    unlabelled: str  # why nothing can be classified, empty when something can
+
+    def images(self, split: str) -> Subset:
+        """The images that are measured: labelled ones, or all where labels are of no use."""
+        images = self.store[split]
+        return Subset(images, np.arange(len(images))) if self.unlabelled else labelled(images)
 
 
 @plain_dataclass
@@ -96,18 +106,22 @@ def run_probe(
 ) -> StageOutput:
     """Probe one encoder (and its random-init anchor) on the store's labels and masks.
 
-    Rows: percentages for each readout and protocol; `spectrum` alone has units of its own. Features
-    are kept in `work` for the next call, or thrown away without it. Skipped without anything to
-    measure.
+    Rows: percentages for each readout and protocol; `spectrum` alone has units of its own, and
+    alone remains, with the pictures, where no image has a label: the fact `without_labels` says
+    why. Features are kept in `work` for the next call, or thrown away without it. Skipped without
+    val images.
     """
-    reason = unlabelled(store)
-    if reason and not (config.dense and store.has_semantic and "val" in store):
+    reason = nothing_to_probe(store)
+    if reason:
         log.warning("the probe is skipped: %s", reason)
         return StageOutput.skipped("probe", reason)
+    unused = unlabelled(store)
+    if unused:
+        log.warning("the probe measures only what needs no label: %s", unused)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         cache = FeatureCache(work or Path(scratch), config.cache_megabytes)
-        stage = _Stage(store, config, pick_machine(launch), cache)
+        stage = _Stage(store, config, pick_machine(launch), cache, unused)
         probed = partial(_probe_all, bundle, stage, tracker)
         found = explained(probed, cache.folder, lambda: SMALLER, ANEW)
     for one in found:
@@ -119,6 +133,7 @@ def run_probe(
         "chosen": {one.manifest["method"]: one.chosen for one in found},
         "machine": machine_name(stage.machine.device),
         "seconds": round(time.perf_counter() - started, 1),
+        **({"without_labels": unused} if unused else {}),
         **made_with(),
     }
     rows = [row for one in found for row in one.rows]
@@ -138,15 +153,15 @@ def _probe_all(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> list[_
 def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found:
     found = _Found(bundle.manifest, [], {}, {}, {})
     config, store = stage.config, stage.store
-    if not unlabelled(store):
-        train, val = _features(bundle, stage, "train"), _features(bundle, stage, "val")
-        _measure_readouts(bundle, stage, train, val, found)
+    train, val = _features(bundle, stage, "train"), _features(bundle, stage, "val")
+    _measure_readouts(bundle, stage, train, val, found)
+    if not stage.unlabelled:
         if config.attentive and len(train.token_rows) >= _FEWEST_IMAGES:
             _measure_attentive(bundle, stage, train, val, tracker, found)
         if config.strict_linear:
             _measure_strict(bundle, stage, val, tracker, found)
-        if config.pictures:
-            _picture(bundle, stage, (train, val), config.pictures, found)
+    if config.pictures:
+        _picture(bundle, stage, (train, val), config.pictures, found)
     if config.dense and store.has_semantic:
         for protocol, scores in dense_probe(
             bundle, store, stage.cache, config.dense, stage.machine
@@ -157,12 +172,13 @@ def _probe_one(bundle: EncoderBundle, stage: _Stage, tracker: Tracker) -> _Found
 
 
 def _features(bundle: EncoderBundle, stage: _Stage, split: str) -> Features:
-    images = labelled(stage.store[split])
+    images = stage.images(split)
     config, tokens = stage.config, np.array([], np.int64)
-    if config.attentive:
+    if config.attentive and not stage.unlabelled:
         tokens = token_rows(config.attentive, split, len(images), bundle.encoder)
     source = Source(images, split, stage.store.data_hash)
-    features = stage.cache.features(bundle, source, Wanted(config.blocks, tokens), stage.machine)
+    wanted = Wanted(config.blocks, tokens, config.eval_crop)
+    features = stage.cache.features(bundle, source, wanted, stage.machine)
     names = readout_names(config.blocks)
     broken = [name for name in names if not np.isfinite(features.arrays[name]).all()]
     if broken:
@@ -179,38 +195,39 @@ def _measure_readouts(
     config, method = stage.config, bundle.manifest["method"]
     views = _views(bundle, stage)
     for name in dict.fromkeys([*config.readouts, *readout_names(config.blocks)[len(READOUTS) :]]):
-        data = Labelled(
-            *(train.readout(name), train.labels, val.readout(name), val.labels),
-            num_classes=stage.store.num_classes,
-        )
-        measured = measure_readout(data, config, bundle.manifest["seed"])
+        measured = _measured(stage, train, val, name, bundle.manifest["seed"])
         if views:
             first, second = (side_by_side(view, name) for view in views)
             measured.add("spectrum", "alignment", alignment(first, second))
         for split, protocol, metric, value in measured.numbers:
             found.add(split, protocol, name, metric, value)
         found.chosen[name] = measured.chosen
-        log.info(
-            "%s, %s: kNN %.1f, linear %.1f, %s %.1f",
-            *(method, name, measured.value("knn", "knn_top1")),
-            *(measured.value("linear", "linear_top1"), "rank"),
-            measured.value("spectrum", "rankme"),
-        )
+        said = [f"{m} {v:.1f}" for _, p, m, v in measured.numbers if (p, m) in _SAID]
+        log.info("%s, %s: %s", method, name, ", ".join(said))
     found.arrays[f"{method}/features"] = val.readout("mean").to(torch.float16).numpy()
     found.arrays[f"{method}/labels"] = val.labels.numpy()
 
 
+def _measured(stage: _Stage, train: Features, val: Features, name: str, seed: int) -> Measured:
+    """The numbers of one readout."""
+    if stage.unlabelled:
+        return measure_unlabelled(train.readout(name), val.readout(name))
+    data = Labelled(
+        *(train.readout(name), train.labels, val.readout(name), val.labels),
+        num_classes=stage.store.num_classes,
+    )
+    return measure_readout(data, stage.config, seed)
+
+
 def _views(bundle: EncoderBundle, stage: _Stage) -> list[dict[str, Tensor]]:
-    """Features of two views of some val images: the whole image and a crop of it."""
+    """Features of two views of some val images: as they are probed, and a random crop."""
     if not stage.config.alignment_images:
         return []
-    val = labelled(stage.store["val"])
-    some = Subset(val, spread(len(val), stage.config.alignment_images))
-    crops = RandomCrops(bundle, stage.machine.device)
-    return [
-        extract_features(bundle, some, stage.machine, blocks=stage.config.blocks, inputs=inputs)
-        for inputs in (None, crops)
-    ]
+    val, config, device = stage.images("val"), stage.config, stage.machine.device
+    some = Subset(val, spread(len(val), config.alignment_images))
+    views = (centred(bundle, device, config.eval_crop), RandomCrops(bundle, device))
+    read = partial(extract_features, bundle, some, stage.machine, blocks=config.blocks)
+    return [read(inputs=view) for view in views]
 
 
 def _measure_attentive(
@@ -273,7 +290,7 @@ def _picture(
     found: _Found,
 ) -> None:
     method = bundle.manifest["method"]
-    train, val = (labelled(stage.store[split]) for split in ("train", "val"))
+    train, val = (stage.images(split) for split in ("train", "val"))
     seen = looks(bundle, val, one_of_each(val.labels, config.looks), stage.machine)
     near = neighbours((train, val), features, config)
     for name, array in {**seen, **near.arrays}.items():

@@ -26,6 +26,7 @@ class ProbeConfig(ReadoutConfig):
     #: `cls` is the class token, `mean` the mean patch token, `cls+mean` both side by side.
     readouts: Annotated[tuple[Readout, ...], Field(min_length=1)] = ("mean", "cls", "cls+mean")
     blocks: tuple[Count, ...] = ()  # also read after these blocks, counted from 1
+    eval_crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # side of the centre crop; 0.875: 224/256
     alignment_images: int = Field(default=512, ge=0)  # val images of which a second view is read
     attentive: AttentiveConfig | None = AttentiveConfig()
     strict_linear: StrictLinearConfig | None = None

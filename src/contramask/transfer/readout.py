@@ -94,11 +94,22 @@ def measure_readout(data: Labelled, config: ReadoutConfig, seed: int) -> Measure
         measured.add_all("retrieval leave-one-out", others.scores)
     _linear(data, config, seed, measured)
     _low_shot(data, config, seed, measured)
-    measured.add("spectrum", "rankme", rankme(data.train), "train")
-    measured.add("spectrum", "feature_std", feature_std(data.train), "train")
-    if len(data.val) > 1:
-        measured.add("spectrum", "uniformity", uniformity(data.val))
+    _spectrum(data.train, data.val, measured)
     return measured
+
+
+def measure_unlabelled(train: Tensor, val: Tensor) -> Measured:
+    """The shape of clouds of features (N, D), for which no label is needed."""
+    measured = Measured()
+    _spectrum(train, val, measured)
+    return measured
+
+
+def _spectrum(train: Tensor, val: Tensor, measured: Measured) -> None:
+    measured.add("spectrum", "rankme", rankme(train), "train")
+    measured.add("spectrum", "feature_std", feature_std(train), "train")
+    if len(val) > 1:
+        measured.add("spectrum", "uniformity", uniformity(val))
 
 
 def _knn(data: Labelled, found: Neighbours, config: ReadoutConfig, measured: Measured) -> None:

@@ -21,7 +21,6 @@ from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, machine_name, pick_machine
 from contramask.transfer.dense import (
     chunks,
-    enlarged,
     joined,
     rounded,
     some,
@@ -74,10 +73,9 @@ def run_segmentation(
 
 
 def _parts(task: SegmentationTask, bundle: EncoderBundle) -> list[StageOutput]:
-    config, split, parts = task.config, task.store["val"], list[StageOutput]()
+    config, parts = task.config, list[StageOutput]()
     for one in [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]:
-        large = enlarged(one, (split.height, split.width), config.upscale)
-        parts += [_pictures(task, large), *(_measure(task, large, head) for head in config.heads)]
+        parts += [_pictures(task, one), *(_measure(task, one, head) for head in config.heads)]
     return parts
 
 
@@ -94,23 +92,21 @@ def _unsuited(store: Store) -> str:
 
 def _check_dpt(task: SegmentationTask, bundle: EncoderBundle) -> None:
     """Raise `ValueError` before anything is trained where DPT does not fit the images."""
-    config, split, patch_size = task.config, task.store["val"], bundle.encoder.patch_size
+    config, patch_size = task.config, bundle.encoder.patch_size
     if config.crop is not None:
         check_fits(patch_size, config.crop, "segmentation.crop")
     else:
-        rows, cols = split.height * config.upscale, split.width * config.upscale
-        check_fits(patch_size, (round(rows), round(cols)), "segmentation.upscale")
+        check_fits(patch_size, task.shown_size, "segmentation.upscale")
 
 
 def _facts(task: SegmentationTask) -> dict[str, Any]:
-    config, split = task.config, task.store["val"]
-    size = [round(side * config.upscale) for side in (split.height, split.width)]
+    config = task.config
     return {
         "stage": "segmentation",
         "config": to_plain(task.config),
         "train_images": len(task.train),
         "val_images": len(task.val),
-        "encoder_input": size,
+        "encoder_input": list(task.shown_size),
         "classes": task.store.manifest["semantic_classes"],
         "inference": f"{_inference(config)}, scored at the store's resolution, one scale",
         "machine": machine_name(task.machine.device),
@@ -151,9 +147,9 @@ def _measure(task: SegmentationTask, bundle: EncoderBundle, head: Head) -> Stage
 def _evaluate(task: SegmentationTask, predict: Predict, title: str) -> tuple[Tensor, np.ndarray]:
     """The confusion matrix of the val images, and the classes predicted for the pictured ones."""
     confusion = torch.zeros(task.num_classes, task.num_classes, dtype=torch.int64)
-    predicted = []
-    area = task.store["val"].height * task.store["val"].width * task.config.upscale**2
-    fits = int(EVAL_SCORES // max(area * task.num_classes, 1))
+    predicted, shown = [], _pictured(task)
+    rows, cols = task.shown_size
+    fits = EVAL_SCORES // max(rows * cols * task.num_classes, 1)
     parts = chunks(len(task.val), max(1, min(EVAL_BATCH, fits)))
     for part in track(parts, title, len(parts)):
         truth = semantic_of(task, "val", task.val.rows[part])
@@ -161,8 +157,9 @@ def _evaluate(task: SegmentationTask, predict: Predict, title: str) -> tuple[Ten
             scores = predict(torch.from_numpy(task.val.__getitems__(part)))
         classes = resize_like(scores.float(), truth).argmax(dim=1).to(torch.uint8)
         confusion += confusion_matrix(truth, classes, task.num_classes).cpu()
-        predicted.append(classes.cpu().numpy())
-    return confusion, np.concatenate(predicted)[_pictured(task)]
+        kept = torch.from_numpy(np.flatnonzero(np.isin(part, shown)))
+        predicted.append(classes[kept.to(classes.device)].cpu().numpy())
+    return confusion, np.concatenate(predicted)
 
 
 def _pictured(task: SegmentationTask) -> np.ndarray:

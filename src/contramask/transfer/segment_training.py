@@ -24,13 +24,20 @@ from contramask.transfer.dense import (
     TargetLoader,
     TuneConfig,
     chunks,
+    enlarged,
     made_for,
     normalise,
     tunable,
     tune,
 )
 from contramask.transfer.features import Normalised
-from contramask.transfer.jitter import draw_placement, draw_window, place_classes, place_images
+from contramask.transfer.jitter import (
+    draw_placement,
+    draw_window,
+    place_classes,
+    place_images,
+    recolour,
+)
 from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.segment_config import Head, SegmentationConfig, TunedHead
 from contramask.transfer.segmenters import (
@@ -65,19 +72,31 @@ class SegmentationTask:
         """K, the background's among them where the data has one."""
         return len(self.store.manifest["semantic_classes"])
 
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Rows and columns of the images that are read, whole or by windows."""
+        split, scale = self.store["val"], self.config.upscale
+        return round(split.height * scale), round(split.width * scale)
+
 
 def train_linear(
     task: SegmentationTask, bundle: EncoderBundle
 ) -> tuple[Predict, str, pd.DataFrame]:
     """The linear head on the frozen encoder: what predicts, what it reads, and its curve."""
     config, seed = task.config.linear, bundle.manifest["seed"]
-    encode = FrozenEncoder(bundle, task.machine)
+    encode = FrozenEncoder(_whole(task, bundle), task.machine)
     torch.manual_seed(seed)
     model = LinearSegmenter(bundle.encoder.embed_dim, task.num_classes).to(task.machine.device)
     source = _batches(task, config, seed, *_feature_images(task, encode))
     curve = _tuned(task, bundle, model, source, "linear")
     model.eval()
     return (lambda pixels: model.head(encode(pixels))), "last map, normed", curve
+
+
+def _whole(task: SegmentationTask, bundle: EncoderBundle) -> EncoderBundle:
+    """The encoder for whole images as they are shown."""
+    split = task.store["val"]
+    return enlarged(bundle, (split.height, split.width), task.config.upscale)
 
 
 def _feature_images(task: SegmentationTask, encode: FrozenEncoder) -> tuple[Images, Views]:
@@ -101,14 +120,15 @@ def train_tuned(
     config = task.config.upernet if head == "upernet" else task.config.dpt
     seed, machine, window = bundle.manifest["seed"], task.machine, task.config.crop
     torch.manual_seed(seed)
-    encoder = made_for(bundle, window, "segmentation.crop").encoder if window else bundle.encoder
-    trained = tunable(encoder, config.drop_path)
+    # Resampled once, to what it reads: patches need not fill an image that is read by windows.
+    made = made_for(bundle, window, "segmentation.crop") if window else _whole(task, bundle)
+    trained = tunable(made.encoder, config.drop_path)
     model = build_segmenter(head, trained, task.num_classes, task.config)
     prepare(model, machine)
-    inputs = Normalised(bundle, machine.device)
+    inputs = Normalised(bundle, machine.device, task.shown_size)
 
     def views(pixels: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
-        return {"images": normalise(pixels, inputs)}
+        return {"images": normalise(recolour(pixels, key, task.config.jitter), inputs)}
 
     source = _batches(task, config, seed, task.train, views)
     curve = _tuned(task, bundle, model, source, head)
