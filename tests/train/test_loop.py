@@ -27,6 +27,7 @@ from contramask.train import loop
 from contramask.train.checkpoint import Keeper, ResumeRefused
 from contramask.train.compiling import Trial
 from contramask.train.device import Machine, prepare
+from contramask.train.leftovers import forget
 from contramask.train.loop import NonFiniteLoss, TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.schedule import warmup_cosine
@@ -288,7 +289,7 @@ def test_a_finished_run_forgets_its_checkpoint_when_told(tmp_path: Path) -> None
     keeper = Keeper(tmp_path, {})
     fit(method, make_loader(method), make_plan(method), NullTracker(), keeper)
     assert keeper.path.exists()
-    keeper.done()
+    forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

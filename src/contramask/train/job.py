@@ -17,6 +17,7 @@ from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput
 from contramask.tracker import JsonLinesTracker, NullTracker, Tracker
 from contramask.train.device import LaunchConfig, pick_machine
+from contramask.train.leftovers import forget
 from contramask.train.pretrain import PretrainResult, pretrain
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.world import joined, restart_count, started_as_main
@@ -83,6 +84,8 @@ def write_job(job: PretrainJob, path: Path) -> None:
 def run_job(job: PretrainJob) -> None:
     """Train in this process, together with those it was started with, and write the output.
 
+    The running checkpoint is forgotten once all is written, except where `output` lies in the work
+    folder: then whoever started this takes the result from there, saves it and forgets both.
     A failure that a sentence explains is written to `failed.txt` in the work folder, too, so that
     whoever started the processes can tell it and does not start them again for the same end.
     """
@@ -99,6 +102,8 @@ def run_job(job: PretrainJob) -> None:
             if world.is_main:
                 result.bundle.write(job.output / "encoder")
                 result.output.write(job.output / "pretrain")
+                if not job.output.is_relative_to(job.work_folder):  # else it is work itself
+                    forget(job.work_folder)
     except (ValueError, OSError) as error:
         with suppress(OSError):  # a full disk has no room for its own story either
             job.work_folder.mkdir(parents=True, exist_ok=True)

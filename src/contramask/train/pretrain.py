@@ -60,7 +60,8 @@ def pretrain(
 ) -> PretrainResult:
     """Train one encoder with one method; in every process of a `world.joined`, if there is one.
 
-    `work` holds the running checkpoint, from which an interrupted call continues. Raises
+    `work` holds the running checkpoint, from which an interrupted call continues, and still after
+    the last step: call `leftovers.forget(work)` once the result is saved. Raises
     `ValueError` if configuration, tokenizer and data do not fit together, `ResumeRefused` if
     `work` holds another run's checkpoint, `NonFiniteLoss` if training blows up, and other
     `StageFailure` if disk or memory do not suffice.
@@ -105,7 +106,6 @@ def pretrain(
     facts["machine"] = machine_name(machine.device, world.size)
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
-    keeper.done()
     (work / VIEWS).unlink(missing_ok=True)  # they stay in the output
     return PretrainResult(bundle, output)
 
