@@ -16,9 +16,9 @@ from contramask.models.bundle import EncoderBundle
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput
 from contramask.tracker import JsonLinesTracker, NullTracker, Tracker
-from contramask.train.device import LaunchConfig, pick_machine
+from contramask.train.device import LaunchConfig, device_count, pick_machine
 from contramask.train.leftovers import forget
-from contramask.train.pretrain import PretrainResult, pretrain
+from contramask.train.pretrain import PretrainResult, check, pretrain
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.world import joined, restart_count, started_as_main
 from contramask.typed import STRICT, ConfigError, parse, to_plain
@@ -111,6 +111,13 @@ def run_job(job: PretrainJob) -> None:
         raise
 
 
+def check_job(job: PretrainJob) -> None:
+    """Raise the `ValueError` or `OSError` in which all processes of a job would end alike."""
+    store, boxes, tokenizer = _inputs(job)
+    processes = job.launch.nodes * device_count(job.launch)
+    check(store, boxes, job.pretrain, tokenizer, job.launch, processes)
+
+
 def read_result(job: PretrainJob) -> PretrainResult:
     """What a finished job wrote."""
     bundle = EncoderBundle.read(job.output / "encoder")
@@ -118,8 +125,12 @@ def read_result(job: PretrainJob) -> PretrainResult:
 
 
 def _trained(job: PretrainJob, tracker: Tracker) -> PretrainResult:
-    store = Store.read(job.store)
-    boxes = None if job.boxes is None else BoxSet.read(job.boxes)
-    tokenizer = None if job.tokenizer is None else TokenizerBundle.read(job.tokenizer)
+    store, boxes, tokenizer = _inputs(job)
     work, launch = job.work_folder, job.launch
     return pretrain(store, boxes, job.pretrain, job.run, launch, work, tracker, tokenizer)
+
+
+def _inputs(job: PretrainJob) -> tuple[Store, BoxSet | None, TokenizerBundle | None]:
+    boxes = None if job.boxes is None else BoxSet.read(job.boxes)
+    tokenizer = None if job.tokenizer is None else TokenizerBundle.read(job.tokenizer)
+    return Store.read(job.store), boxes, tokenizer

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from contramask.boxes.box_set import BoxSet
-from contramask.data.loader import ImageLoader
+from contramask.data.loader import ImageLoader, check_filled, check_share
 from contramask.data.store import Store
 from contramask.failures import explained
 from contramask.methods import build_method, encoder_for
@@ -22,7 +22,7 @@ from contramask.models.bundle import EncoderBundle, make_bundle
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput, made_with, result_row
 from contramask.tracker import Tracker
-from contramask.train.batches import make_loader, view_size, with_refresh
+from contramask.train.batches import box_array, make_loader, view_size, with_refresh
 from contramask.train.box_refresh import RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
@@ -72,7 +72,7 @@ def pretrain(
     connect(method, world)
     loader, views = make_loader(store, boxes, config, run.seed, machine, launch.worker_count)
     source = with_refresh(loader, store, boxes, config, run, method, work)
-    check_parts(method, loader, config.accumulate)
+    check_parts(method, loader.batch_size, world.size, config.accumulate)
     shards = launch.sharding == "fsdp2" and world.size > 1
     if shards:
         check_sharding(method, config.accumulate, config.box_refresh is not None)
@@ -108,6 +108,28 @@ def pretrain(
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
     (work / VIEWS).unlink(missing_ok=True)  # they stay in the output
     return PretrainResult(bundle, output)
+
+
+def check(
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    tokenizer: TokenizerBundle | None,
+    launch: LaunchConfig,
+    processes: int,
+) -> None:
+    """Raise the `ValueError` that `pretrain` would in so many processes, before they are started.
+
+    Reads no image; the network is built once and thrown away.
+    """
+    check_filled(config.batch_size, len(store["train"]))
+    check_share(config.batch_size, processes)
+    if config.views.needs_boxes:
+        box_array(boxes, store)
+    method = _build(store, config, tokenizer, seed=0)
+    check_parts(method, config.batch_size, processes, config.accumulate)
+    if launch.sharding == "fsdp2":
+        check_sharding(method, config.accumulate, config.box_refresh is not None)
 
 
 def _tflop(planned: dict[str, Any]) -> float:
