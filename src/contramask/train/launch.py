@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from contramask.boxes.box_set import BoxSet
 from contramask.data.store import Store
@@ -112,7 +113,7 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
             raise StageFailure(_told(error)) from error
 
 
-def _patience(kind: type) -> dict[str, int]:
+def _patience(kind: type) -> dict[str, Any]:
     """How long processes that were told to stop may take, where this torch lets one say so.
 
     Older ones kill them after 30 s, in which a large network's step and checkpoint do not fit.

@@ -32,6 +32,7 @@ from contramask.transfer.dense import (
 from contramask.transfer.features import Normalised
 from contramask.transfer.jitter import draw_placement, draw_window, place_classes, place_images
 from contramask.transfer.metric_names import metric_prefix
+from contramask.transfer.running import Named, Work
 from contramask.transfer.segment_config import Head, SegmentationConfig, TunedHead
 from contramask.transfer.segmenters import (
     CachedFeatures,
@@ -59,6 +60,7 @@ class SegmentationTask:
     tracker: Tracker
     train: Subset
     val: Subset
+    work: Work
 
     @property
     def num_classes(self) -> int:
@@ -134,9 +136,10 @@ def _tuned(
     """The curve of a head's training."""
     config, machine = getattr(task.config, head), task.machine
     name = metric_prefix(bundle.manifest, "segmentation", head)
-    names = {"name": name, "seed": bundle.manifest["seed"], "tracker": task.tracker}
+    keeper = task.work.keeper(head, bundle)
+    named = Named(name, bundle.manifest["seed"], task.tracker, keeper)
     return within_memory(
-        partial(tune, model, source, model.groups(config), config, machine, **names),
+        partial(tune, model, source, model.groups(config), config, machine, named),
         partial(largest_step, model, source, machine, f"segmentation.{head}.batch_size"),
     )
 
