@@ -20,12 +20,16 @@ from contramask.train import loop
 from contramask.train.checkpoint import ResumeRefused
 from contramask.train.device import LaunchConfig
 from contramask.train.leftovers import forget
+from contramask.transfer.attentive import AttentiveConfig
 from contramask.transfer.detect import DetectionConfig, DetectorTune, run_detection
 from contramask.transfer.finetune import run_finetune
 from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.transfer.jitter import JitterConfig
+from contramask.transfer.probe import run_probe
+from contramask.transfer.probe_config import ProbeConfig
 from contramask.transfer.segment import run_segmentation
 from contramask.transfer.segment_config import LinearTune, SegmentationConfig, UPerNetTune
+from contramask.transfer.strict_linear import StrictLinearConfig
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
 JITTER = JitterConfig(flip=0.5, scale=(0.8, 1.2))
@@ -60,6 +64,13 @@ DETECTION = DetectionConfig(
     jitter=JITTER,
     pictures=1,
 )
+PROBE = ProbeConfig(
+    attentive=AttentiveConfig(epochs=2, batch_size=32, learning_rates=(1e-2,), poolings=("ep",)),
+    strict_linear=StrictLinearConfig(epochs=2, batch_size=32, warmup_epochs=0),
+    alignment_images=0,
+    pictures=None,
+    anchor=False,
+)
 Stage = Callable[[EncoderBundle, Store, Path], StageOutput]
 
 
@@ -75,11 +86,16 @@ def detection(bundle: EncoderBundle, store: Store, work: Path) -> StageOutput:
     return run_detection(bundle, store, DETECTION, FP32, NullTracker(), work)
 
 
+def probe(bundle: EncoderBundle, store: Store, work: Path) -> StageOutput:
+    return run_probe(bundle, store, PROBE, FP32, NullTracker(), running=work)
+
+
 #: With the steps at which each is stopped: in its first training and in its second.
 STAGES: dict[str, tuple[Stage, tuple[int, int]]] = {
     "finetune": (finetune, (4, 8)),
     "segmentation": (segmentation, (4, 8)),
     "detection": (detection, (3, 6)),
+    "probe": (probe, (2, 5)),
 }
 
 
