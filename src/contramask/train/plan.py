@@ -33,6 +33,8 @@ def measure_step(
     images = len(batch["key"])
     with FlopCounterMode(display=False) as counter:
         run(trial, [batch], machine)
+    if machine.device.type == "cuda":
+        torch.cuda.synchronize()
     started = time.perf_counter()
     run(trial, [batch], machine)
     if machine.device.type == "cuda":
