@@ -17,7 +17,6 @@ from contramask.models.upernet import UPerNetConfig
 from contramask.results import StageOutput
 from contramask.tracker import NullTracker
 from contramask.train import loop
-from contramask.train.checkpoint import ResumeRefused
 from contramask.train.device import LaunchConfig
 from contramask.train.leftovers import forget
 from contramask.transfer.attentive import AttentiveConfig
@@ -173,16 +172,30 @@ def test_averaged_weights_are_among_what_is_kept(
     assert kept == {"classifier", "average"}
 
 
-def test_another_stage_is_not_continued_but_what_is_only_measured_may_change(
+def test_other_settings_begin_anew_but_what_is_only_measured_may_change(
     tiny_store: Store, tiny_bundle: EncoderBundle, tmp_path: Path, steps: Steps
 ) -> None:
     steps.allowed = 2
     with pytest.raises(KeyboardInterrupt):
         finetune(tiny_bundle, tiny_store, tmp_path)
-    other = replace(FINETUNE, layer_decay=0.5)
-    with pytest.raises(ResumeRefused, match=r"finetune\.layer_decay: 0\.75 in the checkpoint"):
-        run_finetune(tiny_bundle, tiny_store, other, FP32, NullTracker(), tmp_path)
     steps.allowed = None
     alone = replace(FINETUNE, anchor=False, worst=0)
+    other = replace(alone, layer_decay=0.5)
+    run_finetune(tiny_bundle, tiny_store, other, FP32, NullTracker(), tmp_path)
+    assert steps.done == 2 + 6
     run_finetune(tiny_bundle, tiny_store, alone, FP32, NullTracker(), tmp_path)
-    assert steps.done == 6
+    assert steps.done == 2 + 6 + 4
+    forget(tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_head_that_was_trained_is_not_trained_again_when_another_one_is_changed(
+    tiny_store: Store, tiny_bundle: EncoderBundle, tmp_path: Path, steps: Steps
+) -> None:
+    steps.allowed = 7  # linear takes six steps
+    with pytest.raises(KeyboardInterrupt):
+        segmentation(tiny_bundle, tiny_store, tmp_path)
+    steps.allowed = None
+    smaller = replace(SEGMENTATION, upernet=replace(SEGMENTATION.upernet, batch_size=8))
+    run_segmentation(tiny_bundle, tiny_store, smaller, FP32, NullTracker(), tmp_path)
+    assert steps.done == 7 + 12

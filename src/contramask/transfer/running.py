@@ -1,6 +1,8 @@
 """Running checkpoints of the evaluation stages: one for every training that a stage is made of."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ class Work:
     """Where the trainings of one stage are kept, and what must be equal for one to continue.
 
     Each has a folder of its own, and its last checkpoint stays when it is over: a stage that is
-    started again trains on where it was, and what was finished is only measured again. Whoever
-    saved the stage's results forgets them (`train.leftovers`). Nothing is kept without a folder.
+    started again trains on where it was, and what was finished is only measured again. With other
+    settings (a smaller batch after memory ran out) a training has another folder and begins anew.
+    Whoever saved the stage's results forgets all (`train.leftovers`). Without a folder nothing is
+    kept.
     """
 
     folder: Path | None
@@ -30,11 +34,16 @@ class Work:
     keep_last: int = 1
 
     def keeper(
-        self, part: str, bundle: EncoderBundle, extent: Mapping[str, Any] | None = None
+        self,
+        part: str,
+        bundle: EncoderBundle,
+        extent: Mapping[str, Any] | None = None,
+        without: Collection[str] = (),
     ) -> Keeper | None:
         """What keeps one training: of which head or share of labels, on which encoder.
 
-        extent: what this part does differently from the stage's configuration.
+        extent: what this part does differently from the stage's configuration; without: keys of
+        that which say nothing about it.
         """
         if self.folder is None:
             return None
@@ -42,13 +51,15 @@ class Work:
         fingerprint = {
             "task": self.task,
             "part": part,
-            self.task: self.config,
+            self.task: {key: v for key, v in self.config.items() if key not in without},
             "encoder": encoder_hash(bundle),
             "seed": bundle.manifest["seed"],
             "data_hash": self.data_hash,
             **(extent or {}),
         }
-        return Keeper(self.folder / f"{method}-{part}", fingerprint, self.keep_last)
+        text = json.dumps(fingerprint, sort_keys=True)
+        name = f"{method}-{part}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return Keeper(self.folder / name, fingerprint, self.keep_last)
 
 
 def work_of(

@@ -48,6 +48,12 @@ from contramask.transfer.windows import slide
 Predict = Callable[[Tensor], Tensor]
 #: Images a step when frozen features are computed.
 FEATURE_BATCH = 128
+#: Keys of the configuration that say nothing about the training of a head.
+_OTHERS: dict[Head, tuple[str, ...]] = {
+    "linear": ("upernet", "net", "dpt", "dpt_net", "jitter", "crop", "max_class_share"),
+    "upernet": ("linear", "dpt", "dpt_net"),
+    "dpt": ("linear", "upernet", "net"),
+}
 
 
 @plain_dataclass(frozen=True)
@@ -136,7 +142,7 @@ def _tuned(
     """The curve of a head's training."""
     config, machine = getattr(task.config, head), task.machine
     name = metric_prefix(bundle.manifest, "segmentation", head)
-    keeper = task.work.keeper(head, bundle)
+    keeper = task.work.keeper(head, bundle, without=_OTHERS[head])
     named = Named(name, bundle.manifest["seed"], task.tracker, keeper)
     return within_memory(
         partial(tune, model, source, model.groups(config), config, machine, named),
