@@ -176,9 +176,14 @@ class WorkFolderDataset(PathDataset):
     def load(self) -> Path:
         """The folder, which exists then; raises `DatasetError` while another run works in it."""
         self._filepath.mkdir(parents=True, exist_ok=True)
-        if (self.metadata or {}).get("owner") == "one":
+        if self.has_one_owner:
             _claim(self._filepath)
         return self._filepath
+
+    @property
+    def has_one_owner(self) -> bool:
+        """Whether only one run at a time may work in the folder."""
+        return (self.metadata or {}).get("owner") == "one"
 
 
 def _claim(folder: Path) -> None:

@@ -13,8 +13,9 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 from pipelines.hooks import ConsoleHooks, ParameterHooks  # noqa: E402
 from pipelines.loader import ExperimentConfigLoader  # noqa: E402
 from pipelines.tracking_hooks import TrackingHooks  # noqa: E402
+from pipelines.work_hooks import WorkHooks  # noqa: E402
 
-HOOKS = (ParameterHooks(), TrackingHooks(), ConsoleHooks())
+HOOKS = (ParameterHooks(), TrackingHooks(), WorkHooks(), ConsoleHooks())
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-telemetry", "kedro-viz")
 
 CONFIG_LOADER_CLASS = ExperimentConfigLoader

@@ -7,7 +7,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:USR1@150
 #SBATCH --requeue
 set -euo pipefail
 
@@ -18,5 +18,16 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 job="${template%.json}.slurm.json"
 sed "s/RENDEZVOUS/$first:29400/" "$template" > "$job"
 
-# Two minutes before the time is up every machine gets SIGTERM: the main process saves and ends.
-srun --kill-on-bad-exit=1 contramask pretrain "$job"
+# Slurm does not requeue a job that ends at its time limit. So 150 s before that it signals this shell,
+# which tells every machine to stop: the main process saves and ends, and the job queues up again.
+requeue=no
+trap 'requeue=yes; kill -TERM "$step"' USR1
+srun --kill-on-bad-exit=1 contramask pretrain "$job" &
+step=$!
+status=0
+wait "$step" || status=$?
+if [ "$requeue" = yes ]; then
+    wait "$step" || true # the first wait ended with the signal
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

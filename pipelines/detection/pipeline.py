@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 detect_objects,
-                inputs=["encoder", "store", "params:detection", "params:launch"],
+                inputs=["encoder", "store", "params:detection", "params:launch", "detection_work"],
                 outputs="detection_output",
                 name="detect_objects",
             )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from pipelines import tracking
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from contramask.data.store import Store
     from contramask.models.bundle import EncoderBundle
     from contramask.results import StageOutput
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def finetune_encoder(
-    encoder: EncoderBundle, store: Store, config: FinetuneConfig, launch: LaunchConfig
+    encoder: EncoderBundle, store: Store, config: FinetuneConfig, launch: LaunchConfig, work: Path
 ) -> StageOutput:
     """Train the whole encoder on labels, and the same network from scratch."""
     from contramask.transfer.finetune import run_finetune
 
-    return run_finetune(encoder, store, config, launch, tracking.current())
+    return run_finetune(encoder, store, config, launch, tracking.current(), work)

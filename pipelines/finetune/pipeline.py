@@ -11,7 +11,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 finetune_encoder,
-                inputs=["encoder", "store", "params:finetune", "params:launch"],
+                inputs=["encoder", "store", "params:finetune", "params:launch", "finetune_work"],
                 outputs="finetune_output",
                 name="finetune_encoder",
             )

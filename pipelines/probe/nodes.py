@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 
 def probe_encoder(
-    encoder: EncoderBundle, store: Store, config: ProbeConfig, launch: LaunchConfig, work: Path
+    encoder: EncoderBundle,
+    store: Store,
+    config: ProbeConfig,
+    launch: LaunchConfig,
+    features: Path,
+    work: Path,
 ) -> StageOutput:
     """Score the frozen encoder, and the same network untrained, on labelled images."""
     from contramask.transfer.probe import run_probe
 
-    return run_probe(encoder, store, config, launch, tracking.current(), work)
+    return run_probe(encoder, store, config, launch, tracking.current(), features, work)

@@ -11,7 +11,14 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 probe_encoder,
-                inputs=["encoder", "store", "params:probe", "params:launch", "features_work"],
+                inputs=[
+                    "encoder",
+                    "store",
+                    "params:probe",
+                    "params:launch",
+                    "features_work",
+                    "probe_work",
+                ],
                 outputs="probe_output",
                 name="probe_encoder",
             )

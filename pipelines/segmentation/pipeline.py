@@ -11,7 +11,13 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 segment_images,
-                inputs=["encoder", "store", "params:segmentation", "params:launch"],
+                inputs=[
+                    "encoder",
+                    "store",
+                    "params:segmentation",
+                    "params:launch",
+                    "segmentation_work",
+                ],
                 outputs="segmentation_output",
                 name="segment_images",
             )

@@ -45,7 +45,8 @@ def test_the_whole_chain_starts_from_nothing_but_parameters_and_places() -> None
     free = register_pipelines()["__default__"].inputs()
     places = {name for name in free if not name.startswith("params:")}
     assert places == {"store_work", "tokenizer_work", "pretrain_work", "boxes_folder"} | {
-        *("results_folder", "features_work")
+        *("results_folder", "features_work", "probe_work"),
+        *("finetune_work", "segmentation_work", "detection_work"),
     }
 
 

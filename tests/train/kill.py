@@ -3,10 +3,12 @@
 python tests/train/kill.py --times 10 --methods mae
 python tests/train/kill.py --signals TERM,INT    # which are answered with a checkpoint
 
-Exit status 1 if any run ended elsewhere than the one that nobody disturbed.
+Exit status 1 if any run ended elsewhere than the one that nobody disturbed, or did not go on where
+it was saved: started anew, it would end in the same bytes.
 """
 
 import argparse
+import json
 import logging
 import os
 import random
@@ -49,7 +51,7 @@ def job_of(method: str, store: Path, output: Path, save_minutes: float) -> Pretr
         "epochs": 8,
         "batch_size": 32,
         "warmup_epochs": 1,
-        "log_every": 5,
+        "log_every": 1,
         "save_minutes": save_minutes,
     }
     launch = {"device": "cpu", "precision": "fp32"}
@@ -83,19 +85,37 @@ def results(job: PretrainJob) -> tuple[bytes, pd.DataFrame]:
     return (job.output / "encoder" / "encoder.safetensors").read_bytes(), curve
 
 
-def disturbed(job: PretrainJob, number: int, after: float) -> str:
-    """Stop a training some seconds after its start and let another one end it."""
-    child = started(job)
-    deadline = time.monotonic() + after
-    while time.monotonic() < deadline and not (job.output / "encoder").exists():
+def logged(job: PretrainJob) -> dict[int, str]:
+    """Whole lines of the log by step; each has the time at which it was written."""
+    path = job.output / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return {values["step"]: line for line in lines if "step" in (values := json.loads(line))}
+
+
+def disturbed(job: PretrainJob, number: int, after: int, pause: float) -> tuple[str, bool]:
+    """Stop a training some time after a step and let another one end it.
+
+    Returns what happened, and whether the other one went on where the first was saved: what that
+    had logged until then is still there as it was, times included.
+    """
+    child, deadline = started(job), time.monotonic() + 120
+    while max(logged(job), default=0) < after and time.monotonic() < deadline:
         time.sleep(0.005)
+    time.sleep(pause)
+    saved = number != signal.SIGKILL or (job.work_folder / "last.pt").exists()
     os.kill(child, number)
     _, status = os.waitpid(child, 0)
-    last = job.work_folder / "last.pt"
+    before, last = logged(job), job.work_folder / "last.pt"
     step = torch.load(last, weights_only=True)["step"] if last.exists() else 0
-    how = f"stopped by {signal.Signals(number).name}" if status else "ended"
     finished(job)
-    return f"{how} after {after:.2f} s, continued from step {step}"
+    if not status:
+        return "ended before it could be stopped", True
+    kept = {key: line for key, line in before.items() if key <= step}
+    same = all(logged(job)[key] == line for key, line in kept.items())
+    told = f"stopped by {signal.Signals(number).name} after step {max(before)}"
+    continued = same and len(kept) == step and (step > 0 or not saved)
+    return f"{told}, {'continued' if continued else 'NOT CONTINUED'} from step {step}", continued
 
 
 def main() -> int:
@@ -116,29 +136,28 @@ def main() -> int:
             for method in options.methods.split(",")
             for verdict in tried(folder, method, options)
         ]
-    sys.stdout.write(f"{equal.count(False)} of {len(equal)} differ\n")
+    sys.stdout.write(f"{equal.count(False)} of {len(equal)} differ or began anew\n")
     return 0 if all(equal) else 1
 
 
 def tried(folder: Path, method: str, options: argparse.Namespace) -> Iterator[bool]:
-    """Whether each disturbed training of a method ends as the undisturbed one."""
+    """Whether each disturbed training of a method goes on and ends as the undisturbed one."""
     dice, store = random.Random(options.seed), folder / "store"
     whole = job_of(method, store, folder / method / "whole", save_minutes=0)
-    began = time.monotonic()
     finished(whole)
-    seconds = time.monotonic() - began
     expected, curve = results(whole)
+    total = int(curve["step"].iloc[-1])
     for name in options.signals.split(","):
         for number in range(options.times):
             # A killed run can only go on where it was saved; one asked to stop saves by itself.
             minutes = 0 if name == "KILL" else 1000
             job = job_of(method, store, folder / method / f"{name}-{number}", minutes)
-            after = dice.uniform(0.1, 0.95) * seconds
-            told = disturbed(job, getattr(signal, f"SIG{name}"), after)
+            after, pause = dice.randint(1, total // 2), dice.uniform(0, 0.02)
+            told, continued = disturbed(job, getattr(signal, f"SIG{name}"), after, pause)
             found, again = results(job)
             equal = found == expected and again.equals(curve)
             sys.stdout.write(f"{method} {number}: {told}, {'equal' if equal else 'DIFFERENT'}\n")
-            yield equal
+            yield equal and continued
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from contramask.train.checkpoint import Keeper, ResumeRefused
+from contramask.train.leftovers import forget
 
 CPU = torch.device("cpu")
 SETTINGS = {"pretrain": {"epochs": 3, "betas": (0.9, 0.95)}, "seed": 0, "box_set": None}
@@ -92,14 +93,6 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert state["step"] == 1
 
 
-def test_done_forgets(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path, SETTINGS)
-    keeper.done()  # nothing there: nothing to do
-    keeper.save({"step": 1})
-    keeper.done()
-    assert keeper.load(CPU) is None
-
-
 def test_older_checkpoints_stay_as_asked_and_serve_when_the_newest_is_damaged(
     tmp_path: Path,
 ) -> None:
@@ -114,7 +107,7 @@ def test_older_checkpoints_stay_as_asked_and_serve_when_the_newest_is_damaged(
         (tmp_path / path).write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"last\.pt cannot be read .* delete the file"):
         keeper.load(torch.device("cpu"))
-    keeper.done()
+    forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -132,6 +125,6 @@ def test_milestones_stay_for_good(tmp_path: Path) -> None:
     keeper.save({"step": 8})
     keeper.keep_milestone(2)
     keeper.save({"step": 9})
-    keeper.done()
+    forget(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-0002.pt"]
     assert torch.load(tmp_path / "epoch-0002.pt", weights_only=True)["step"] == 8

@@ -1,12 +1,18 @@
 """Steps that are not finite: told with their images, left out within a limit."""
 
+import copy
 import logging
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from contramask.train.guard import Guard, NonFiniteLoss
+from contramask.ema import ema_update, frozen_copy
+from contramask.methods.base import Batch, StepOutput
+from contramask.train.device import Machine
+from contramask.train.guard import Guard, NonFiniteLoss, check_finite
+from contramask.train.loop import train_step
 from contramask.train.world import World
 
 CPU = torch.device("cpu")
@@ -66,3 +72,56 @@ def test_steps_are_left_out_up_to_the_limit(caplog: pytest.LogCaptureFixture) ->
     watched(resumed, [float("inf")])
     with pytest.raises(NonFiniteLoss, match="at step 1"):
         resumed.check()
+
+
+class Followed(nn.Module):
+    """A layer with a batch norm, and an average that follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        self.average = frozen_copy(self.online)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, batch: Batch) -> StepOutput:
+        self.steps += 1
+        return StepOutput(self.online(batch["view"]).square().mean() + batch["more"])
+
+    def after_step(self, progress: float) -> None:
+        ema_update(self.average, self.online, 0.5)
+
+
+def stepped(views: list[float], limit: int) -> list[dict[str, Tensor]]:
+    """All weights and buffers before and after one step for each value of the images."""
+    torch.manual_seed(0)
+    model = Followed().train()
+    optimizer = torch.optim.AdamW(model.online.parameters(), lr=0.1, fused=True)
+    guard = Guard("pretrain", World(), CPU, limit)
+    found = [copy.deepcopy(model.state_dict())]
+    for step, value in enumerate(views):
+        guard.step = step
+        batch = {"view": torch.randn(8, 4) * value, "more": torch.zeros(())}
+        train_step(model, batch, optimizer, Machine(CPU, "fp32"), 0.5, guard=guard)
+        found.append(copy.deepcopy(model.state_dict()))
+    return found
+
+
+def test_a_step_that_is_left_out_leaves_statistics_and_averages_as_they_were() -> None:
+    start, first, left_out, last = stepped([1.0, float("nan"), 1.0], limit=1)
+    for name, value in first.items():
+        assert torch.equal(left_out[name], value), name
+        assert torch.isfinite(last[name]).all(), name
+        if "average.1." not in name or "weight" in name or "bias" in name:  # statistics stay there
+            assert not torch.equal(start[name], value), name
+            assert not torch.equal(last[name], value), name
+
+
+def test_where_no_step_may_be_left_out_nothing_is_copied() -> None:
+    *_, left = stepped([1.0, float("nan")], limit=0)
+    assert left["online.1.running_mean"].isnan().all()
+
+
+def test_what_is_not_finite_is_named() -> None:
+    check_finite("pretrain", 4, {"loss": 1.0})
+    with pytest.raises(NonFiniteLoss, match=r"b, c became NaN or infinite before step 5"):
+        check_finite("pretrain", 4, {"a": 1.0, "b": float("nan"), "c": float("inf")})

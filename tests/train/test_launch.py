@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +18,8 @@ from contramask.data.store import Store
 from contramask.models.bundle import EncoderBundle
 from contramask.results import StageOutput
 from contramask.tracker import JsonLinesTracker, NullTracker
-from contramask.train.launch import _passed_on, _usual_signals
+from contramask.train.job import read_job
+from contramask.train.launch import _passed_on, _patience, _usual_signals, launch_processes
 
 PRETRAIN = {
     "method": {"name": "mae", "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2}},
@@ -105,3 +108,47 @@ def test_a_lost_process_costs_a_restart_and_nothing_else(tiny_store: Store, tmp_
     assert curve["step"].tolist() == list(range(20, 121, 20))  # three batches an epoch
     assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
     assert EncoderBundle.read(tmp_path / "out" / "encoder").manifest["method"] == "mae"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"launch": {"device": "cpu", "devices": 3}}, "a batch of 32 images cannot be shared"),
+        ({"store": "nowhere"}, "nowhere"),
+        ({"pretrain": {**PRETRAIN, "batch_size": 128}}, "cannot be filled from 96 images"),
+        ({"pretrain": {**PRETRAIN, "accumulate": 3}}, "equal parts"),
+        ({"pretrain": {**PRETRAIN, "encoder": {"patch_size": 5}}}, "patches of 5 px"),
+    ],
+)
+def test_what_all_processes_would_refuse_is_told_before_any_is_started(
+    tiny_store: Store,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed.launcher import api
+
+    def started(*given: object) -> None:
+        raise AssertionError("processes were started")
+
+    monkeypatch.setattr(api, "elastic_launch", started)
+    launch = {"device": "cpu", "precision": "fp32", "devices": 2}
+    job = {"store": str(tiny_store.folder), "output": "out", "pretrain": PRETRAIN}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({**job, "launch": launch, **changes}), encoding="utf-8")
+    with pytest.raises((ValueError, OSError), match=message):
+        launch_processes(read_job(path), path)
+
+
+def test_processes_have_time_to_save_where_this_torch_grants_it() -> None:
+    @dataclass
+    class Newer:
+        shutdown_timeout: int | None = None
+
+    @dataclass
+    class Older:
+        max_restarts: int = 3
+
+    assert _patience(Newer) == {"shutdown_timeout": 110}
+    assert _patience(Older) == {}

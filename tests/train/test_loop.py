@@ -27,7 +27,9 @@ from contramask.train import loop
 from contramask.train.checkpoint import Keeper, ResumeRefused
 from contramask.train.compiling import Trial
 from contramask.train.device import Machine, prepare
-from contramask.train.loop import NonFiniteLoss, TrainPlan, fit
+from contramask.train.guard import NonFiniteLoss
+from contramask.train.leftovers import forget
+from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw, decay_groups
 from contramask.train.schedule import warmup_cosine
 
@@ -288,7 +290,7 @@ def test_a_finished_run_forgets_its_checkpoint_when_told(tmp_path: Path) -> None
     keeper = Keeper(tmp_path, {})
     fit(method, make_loader(method), make_plan(method), NullTracker(), keeper)
     assert keeper.path.exists()
-    keeper.done()
+    forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -409,3 +411,24 @@ def test_the_model_is_put_into_training_mode() -> None:
     method = make_method(MAE).eval()
     fit(method, make_loader(method), make_plan(method), NullTracker())
     assert method.training
+
+
+def test_going_on_in_another_precision_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    method, keeper = make_method(MAE), Keeper(tmp_path, {})
+    fit(method, make_loader(method), make_plan(method), NullTracker(), keeper)
+    for precision in ("fp32", "bf16"):
+        caplog.clear()
+        plan = make_plan(method, machine=Machine(torch.device("cpu"), precision))
+        fit(method, make_loader(method), plan, NullTracker(), keeper)
+        told = "launch.precision=bf16 changes how this training rounds" in caplog.text
+        assert told == (precision == "bf16")
+
+
+def test_a_buffer_that_is_not_finite_is_not_kept(tmp_path: Path) -> None:
+    method, keeper = make_method(MAE), Keeper(tmp_path, {})
+    method.register_buffer("mean", torch.tensor([1.0, float("nan")]))
+    with pytest.raises(NonFiniteLoss, match="mean became NaN"):
+        fit(method, make_loader(method), make_plan(method), NullTracker(), keeper)
+    assert not keeper.path.exists()

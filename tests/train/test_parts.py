@@ -36,13 +36,13 @@ MACHINE = Machine(torch.device("cpu"), "fp32")
 def test_every_method_takes_equal_parts(name: str) -> None:
     method, loader = two_processes.make(METHODS[name], World())
     for parts in (1, 2, 3, 12):
-        check_parts(method, loader, parts)
+        check_parts(method, loader.batch_size, 1, parts)
 
 
 def test_unequal_parts_are_refused() -> None:
     method, loader = two_processes.make(METHODS["mae"], World())
     with pytest.raises(ValueError, match="cannot be cut into 5 equal parts"):
-        check_parts(method, loader, 5)
+        check_parts(method, loader.batch_size, 1, 5)
     with pytest.raises(ValueError, match="cannot be shared equally by 5 processes"):
         two_processes.make(METHODS["mae"], World(0, 5))
 
@@ -50,9 +50,9 @@ def test_unequal_parts_are_refused() -> None:
 def test_parts_without_one_of_both_kinds_of_images_are_refused() -> None:
     config = replace(METHODS["supmim"], mode="split", split_share=0.25)
     method, loader = two_processes.make(config, World())
-    check_parts(method, loader, 3)
+    check_parts(method, loader.batch_size, 1, 3)
     with pytest.raises(ValueError, match=r"accumulate 4 .* split masks 3 of 12 images"):
-        check_parts(method, loader, 4)
+        check_parts(method, loader.batch_size, 1, 4)
     assert finer_cuts(method, 12, 1) == [2]
 
 

@@ -22,6 +22,7 @@ from contramask.transfer.attentive import (
     token_rows,
 )
 from contramask.transfer.feature_cache import Features, Wanted
+from contramask.transfer.running import Named
 from contramask.typed import ConfigError, parse
 
 FP32 = Machine(torch.device("cpu"), "fp32")
@@ -85,9 +86,7 @@ def test_a_head_is_pooling_batch_norm_and_a_linear_layer() -> None:
 def test_it_finds_the_patch_that_matters(pooling: str) -> None:
     train, val = planted(400, 0), planted(100, 1)
     config = AttentiveConfig(epochs=25, batch_size=32, queries=4, learning_rates=(1e-6, 2e-2))
-    result = attentive_probe(
-        train, val, pooling, config, FP32, name="x", seed=0, tracker=NullTracker()
-    )
+    result = attentive_probe(train, val, pooling, config, FP32, Named("x", 0, NullTracker()))
     assert result.top1 > 95
     assert result.learning_rate == 2e-2  # the other learns nothing
     assert result.attention.shape[::2] == (6, 9)
@@ -103,7 +102,7 @@ def test_labels_without_meaning_give_chance() -> None:
     rng = np.random.default_rng(0)
     train = Features(train.arrays, rng.permutation(train.labels.numpy()), Wanted())
     train.token_rows = np.arange(400)
-    result = attentive_probe(train, val, "ep", SHORT, FP32, name="x", seed=0, tracker=NullTracker())
+    result = attentive_probe(train, val, "ep", SHORT, FP32, Named("x", 0, NullTracker()))
     assert result.top1 == pytest.approx(25, abs=9)
 
 
@@ -111,7 +110,7 @@ def test_equal_seeds_give_equal_numbers_and_val_labels_choose_nothing() -> None:
     train, val = planted(200, 0), planted(60, 1)
     shifted = Features(val.arrays, (val.labels.numpy() + 1) % 4, Wanted(token_rows=np.arange(60)))
     first, again, other = (
-        attentive_probe(train, v, "ep", SHORT, FP32, name="x", seed=3, tracker=NullTracker())
+        attentive_probe(train, v, "ep", SHORT, FP32, Named("x", 3, NullTracker()))
         for v in (val, val, shifted)
     )
     assert first.top1 == again.top1 != other.top1

@@ -26,6 +26,7 @@ from contramask.transfer.dense import (
     tune,
 )
 from contramask.transfer.features import Normalised
+from contramask.transfer.running import Named
 from contramask.typed import parse
 
 MACHINE = Machine(torch.device("cpu"), "fp32")
@@ -141,7 +142,7 @@ def test_tune_runs_the_one_loop_with_warmup_and_cosine(tiny_bundle: EncoderBundl
     config = TuneConfig(epochs=4, lr=1e-2, warmup=0.25)
     groups = layer_decay_groups(model.encoder, [model.head], 0.05, 0.5)
     tracker = NullTracker()
-    curve = tune(model, Constant(), groups, config, MACHINE, name="try", seed=0, tracker=tracker)
+    curve = tune(model, Constant(), groups, config, MACHINE, Named("try", 0, tracker))
     assert curve["step"].iloc[-1] == 40
     assert curve["loss"].iloc[-1] < 0.2 * curve["loss"].iloc[0]
     assert curve["lr"].max() == pytest.approx(1e-2, rel=0.05)

@@ -25,6 +25,7 @@ from contramask.transfer.finetune import (
     run_finetune,
 )
 from contramask.transfer.finetune_config import FinetuneConfig
+from contramask.transfer.running import Work
 from contramask.typed import ConfigError, parse
 
 FP32 = LaunchConfig(device="cpu", precision="fp32")
@@ -64,7 +65,8 @@ def top1_of(output: StageOutput) -> pd.Series:
 def task_of(store: Store, config: FinetuneConfig = SHORT) -> _Task:
     """What a run shares, for scoring alone."""
     val = labelled(store["val"])
-    return _Task(store, config, MACHINE, val, torch.from_numpy(val.labels))
+    truth = torch.from_numpy(val.labels)
+    return _Task(store, config, MACHINE, val, truth, Work(None, "finetune", {}, ""))
 
 
 def test_rows_tables_arrays_and_facts(

@@ -47,6 +47,15 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+def check_filled(batch_size: int, images: int) -> None:
+    """Raise `ValueError` unless there are enough images for one batch."""
+    if images < batch_size:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be filled from {images} images; set "
+            f"batch_size to {images} or less, or give more images"
+        )
+
+
 def check_share(batch_size: int, processes: int) -> None:
     """Raise `ValueError` unless a batch can be cut into equal parts, one for each process."""
     if batch_size % processes:
@@ -76,11 +85,7 @@ class ImageLoader:
         boxes: np.ndarray | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        if len(images) < batch_size:
-            raise ValueError(
-                f"a batch of {batch_size} cannot be filled from {len(images)} images; set "
-                f"batch_size to {len(images)} or less, or give more images"
-            )
+        check_filled(batch_size, len(images))
         check_share(batch_size, share[1])
         self.share = share
         self.images, self.views, self.seed, self.device = images, views, seed, device

@@ -56,7 +56,7 @@ def make_loader(
         log.info("views.transforms make the views: views.crop_scale, flip and colour are not used")
         recipe = _recipe(store, config, config.views.transforms, world.size)
         return RingLoader(recipe, views.ready, seed, device, workers, share), views
-    array, size = _box_array(boxes, store) if config.views.needs_boxes else None, config.batch_size
+    array, size = box_array(boxes, store) if config.views.needs_boxes else None, config.batch_size
     kept = placed(images, device, machine.resident)
     if kept is images and isinstance(images.images, JpegImages):
         loader = JpegLoader(images, views, size, seed, device, share, workers)
@@ -98,7 +98,7 @@ def with_refresh(
     return RefreshedBoxes(loader, store, boxes, config.box_refresh, work / "boxes", bundle)
 
 
-def _box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
+def box_array(boxes: BoxSet | None, store: Store) -> np.ndarray:
     """The train images' boxes (N, 4) in store order; a refused box set does as it was told."""
     if boxes is None:
         raise ValueError("pretrain.views.crop asks for boxes, but no box set was made")

@@ -110,11 +110,6 @@ class Keeper:
             )
         return state
 
-    def done(self) -> None:
-        """Forget the running checkpoints: the run is complete. Milestones stay."""
-        for path in self.folder.glob("last*.pt"):
-            path.unlink()
-
 
 def _write(state: Mapping[str, Any], stream: BinaryIO) -> None:
     try:

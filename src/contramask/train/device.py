@@ -1,5 +1,6 @@
 """Where and how precisely to compute, and the settings that make a processor fast."""
 
+import logging
 import os
 import platform
 from contextlib import AbstractContextManager
@@ -18,6 +19,8 @@ from contramask.models.precision import has_fast_bf16
 from contramask.startup import keep_freed_memory
 from contramask.train.attention import asking, attention_order, tell_kernels
 from contramask.typed import STRICT, Choice
+
+log = logging.getLogger(__name__)
 
 Precision = Literal["bf16", "fp32"]
 Count = Annotated[int, Field(ge=1)]
@@ -103,6 +106,15 @@ def pick_machine(config: LaunchConfig) -> Machine:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     return Machine(device, precision, config.compile, config.resident)
+
+
+def tell_change(name: str, before: str | None, machine: Machine) -> None:
+    """Warn if a training that was done in another precision goes on in this machine's."""
+    if before not in (None, machine.precision):
+        log.warning(
+            "%s: launch.precision=%s changes how this training rounds from here on; it was %s",
+            *(name, machine.precision, before),
+        )
 
 
 def device_count(config: LaunchConfig) -> int:

@@ -1,11 +1,13 @@
-"""Steps whose loss or gradient is not finite: they change no weight and are told by name."""
+"""Steps whose loss or gradient is not finite: they change nothing and are told by name."""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from contramask.failures import StageFailure
 from contramask.train.world import World
@@ -23,7 +25,8 @@ class Guard:
     """Watches every step on the device; the host asks only when it reads numbers anyway.
 
     An optimiser that can (fused AdamW) leaves its weights and averages as they are in a step that
-    is not finite. limit: how many such steps are left out before the training stops.
+    is not finite. limit: how many such steps are left out before the training stops; where there
+    may be any, target networks and batch norms' statistics are put back as they were, too.
     images_at gives the ids of the images of a step, counted from 0; folder takes the whole list.
     """
 
@@ -38,11 +41,27 @@ class Guard:
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._first = torch.full((), -1, dtype=torch.int64, device=device)
         self._first_loss = torch.zeros((), dtype=torch.bool, device=device)
+        self._beside, self._before = list[Tensor](), list[Tensor]()
 
     def resume(self, skipped: int) -> None:
         """Go on counting where an interrupted run stopped."""
         self.skipped = skipped
         self._count.fill_(skipped)
+
+    @torch.no_grad()
+    def remember(self, model: nn.Module) -> None:
+        """Keep what a step changes beside the trained weights, if it may be left out."""
+        if self.limit:
+            fixed = [p for p in model.parameters() if not p.requires_grad]
+            self._beside = [_here(value) for value in [*fixed, *model.buffers()]]
+            self._before = [value.clone() for value in self._beside]
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put that back if the step was not finite; the host does not need to know."""
+        for value, before in zip(self._beside, self._before, strict=True):
+            value.copy_(torch.where(self.bad > 0, before, value))
+        self._beside, self._before = [], []
 
     @torch.no_grad()
     def watch(self, loss: Tensor, norm: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -93,3 +112,18 @@ class Guard:
                 path.write_text("\n".join(names) + "\n", encoding="utf-8")
                 told += f", all in {path}"
         return f" (images {told})"
+
+
+def check_finite(name: str, step: int, values: Mapping[str, float]) -> None:
+    """Raise `NonFiniteLoss` with the names of values that are NaN or infinite after `step`."""
+    bad = ", ".join(key for key, value in values.items() if not math.isfinite(value))
+    if bad:
+        raise NonFiniteLoss(
+            f"{name}: {bad} became NaN or infinite before step {step + 1}; lower "
+            "the learning rate, set clip_grad, or use launch.precision=fp32"
+        )
+
+
+def _here(value: Tensor) -> Tensor:
+    """A tensor, or this process's shard of it."""
+    return value.to_local() if isinstance(value, DTensor) else value.detach()

@@ -16,8 +16,9 @@ from contramask.models.bundle import EncoderBundle
 from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo, StageOutput
 from contramask.tracker import JsonLinesTracker, NullTracker, Tracker
-from contramask.train.device import LaunchConfig, pick_machine
-from contramask.train.pretrain import PretrainResult, pretrain
+from contramask.train.device import LaunchConfig, device_count, pick_machine
+from contramask.train.leftovers import forget
+from contramask.train.pretrain import PretrainResult, check, pretrain
 from contramask.train.pretrain_config import PretrainConfig
 from contramask.train.world import joined, restart_count, started_as_main
 from contramask.typed import STRICT, ConfigError, parse, to_plain
@@ -83,6 +84,8 @@ def write_job(job: PretrainJob, path: Path) -> None:
 def run_job(job: PretrainJob) -> None:
     """Train in this process, together with those it was started with, and write the output.
 
+    The running checkpoint is forgotten once all is written, except where `output` lies in the work
+    folder: then whoever started this takes the result from there, saves it and forgets both.
     A failure that a sentence explains is written to `failed.txt` in the work folder, too, so that
     whoever started the processes can tell it and does not start them again for the same end.
     """
@@ -99,11 +102,20 @@ def run_job(job: PretrainJob) -> None:
             if world.is_main:
                 result.bundle.write(job.output / "encoder")
                 result.output.write(job.output / "pretrain")
+                if not job.output.is_relative_to(job.work_folder):  # else it is work itself
+                    forget(job.work_folder)
     except (ValueError, OSError) as error:
         with suppress(OSError):  # a full disk has no room for its own story either
             job.work_folder.mkdir(parents=True, exist_ok=True)
             failed.write_text(f"{error}\n", encoding="utf-8")
         raise
+
+
+def check_job(job: PretrainJob) -> None:
+    """Raise the `ValueError` or `OSError` in which all processes of a job would end alike."""
+    store, boxes, tokenizer = _inputs(job)
+    processes = job.launch.nodes * device_count(job.launch)
+    check(store, boxes, job.pretrain, tokenizer, job.launch, processes)
 
 
 def read_result(job: PretrainJob) -> PretrainResult:
@@ -113,8 +125,12 @@ def read_result(job: PretrainJob) -> PretrainResult:
 
 
 def _trained(job: PretrainJob, tracker: Tracker) -> PretrainResult:
-    store = Store.read(job.store)
-    boxes = None if job.boxes is None else BoxSet.read(job.boxes)
-    tokenizer = None if job.tokenizer is None else TokenizerBundle.read(job.tokenizer)
+    store, boxes, tokenizer = _inputs(job)
     work, launch = job.work_folder, job.launch
     return pretrain(store, boxes, job.pretrain, job.run, launch, work, tracker, tokenizer)
+
+
+def _inputs(job: PretrainJob) -> tuple[Store, BoxSet | None, TokenizerBundle | None]:
+    boxes = None if job.boxes is None else BoxSet.read(job.boxes)
+    tokenizer = None if job.tokenizer is None else TokenizerBundle.read(job.tokenizer)
+    return Store.read(job.store), boxes, tokenizer

@@ -8,7 +8,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from contramask.boxes.box_set import BoxSet
 from contramask.data.store import Store
@@ -17,9 +19,12 @@ from contramask.models.tokenizer_bundle import TokenizerBundle
 from contramask.results import RunInfo
 from contramask.tracker import Tracker
 from contramask.train.device import LaunchConfig, device_count
-from contramask.train.job import PretrainJob, read_result, write_job
+from contramask.train.job import PretrainJob, check_job, read_result, write_job
 from contramask.train.pretrain import PretrainResult, pretrain
 from contramask.train.pretrain_config import PretrainConfig
+
+#: From SIGTERM to SIGKILL, a little less than what docs/launch asks of Slurm and Kubernetes.
+_STOP_SECONDS = 110
 
 
 def pretrain_on_devices(
@@ -71,12 +76,14 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
     """Start a process for each device of this machine and wait until the training is over.
 
     path: the job's file, which every process reads. After a loss of one, all start again from the
-    last checkpoint, `launch.restarts` times. On several machines each calls this. Raises
-    `StageFailure` with what the processes said, and torch's `SignalException` when stopped.
+    last checkpoint, `launch.restarts` times. On several machines each calls this. Raises what
+    `check_job` finds before any is started, `StageFailure` with what the processes said, and
+    torch's `SignalException` when stopped.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import api
 
+    check_job(job)
     launch = job.launch
     single = launch.nodes == 1
     config = api.LaunchConfig(
@@ -89,6 +96,7 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
         local_addr="localhost" if single else None,
         max_restarts=launch.restarts,
         monitor_interval=0.3,
+        **_patience(api.LaunchConfig),
     )
     failed = job.work_folder / "failed.txt"
     failed.unlink(missing_ok=True)
@@ -103,6 +111,15 @@ def launch_processes(job: PretrainJob, path: Path) -> None:
             if failed.is_file():
                 raise StageFailure(failed.read_text(encoding="utf-8").strip()) from error
             raise StageFailure(_told(error)) from error
+
+
+def _patience(kind: type) -> dict[str, Any]:
+    """How long processes that were told to stop may take, where this torch lets one say so.
+
+    Older ones kill them after 30 s, in which a large network's step and checkpoint do not fit.
+    """
+    known = {field.name for field in fields(kind)}
+    return {"shutdown_timeout": _STOP_SECONDS} if "shutdown_timeout" in known else {}
 
 
 @contextmanager

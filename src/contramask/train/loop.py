@@ -1,9 +1,8 @@
 """The one training loop: pre-training, fine-tuning, segmentation and detection go through it."""
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,8 +17,8 @@ from contramask.tracker import Tracker
 from contramask.train.backward import backward, reads_twice
 from contramask.train.checkpoint import Keeper
 from contramask.train.compiling import Trial, compile_as_before, compile_where_it_pays
-from contramask.train.device import Machine
-from contramask.train.guard import Guard, NonFiniteLoss
+from contramask.train.device import Machine, tell_change
+from contramask.train.guard import Guard, check_finite
 from contramask.train.interruption import Interruption
 from contramask.train.meter import Meter
 from contramask.train.sharding import can_be_gauged, in_full, is_sharded, restore, whole
@@ -109,6 +108,8 @@ def train_step(
     `progress` in (0, 1] is the share of the training done after this step. A batch passes through
     in `accumulate` parts (`train.backward`); a guard is asked before the update.
     """
+    if guard is not None:
+        guard.remember(model)
     optimizer.zero_grad(set_to_none=True)
     output = backward(model, batch, machine, accumulate)
     if clip_grad is not None or guard is not None:
@@ -118,6 +119,8 @@ def train_step(
     optimizer.step()
     if after_step := getattr(bare(model), "after_step", None):
         after_step(progress)
+    if guard is not None:
+        guard.undo()
     return output
 
 
@@ -157,6 +160,7 @@ class _Run:
             self.step, self.rows = state["step"], state["rows"]
             self.meter = Meter.resumed(state["meter"])
             self.guard.resume(state.get("skipped", 0))
+            tell_change(plan.name, state.get("precision"), plan.machine)
             restore(model, plan.optimizer, state)
             log.info("%s: continued from step %d of %d", plan.name, self.step, self.total)
         if keeper:
@@ -232,7 +236,7 @@ class _Run:
         means = meter.means(self.world)  # waits for the device, so the time is taken after it
         elapsed = max(time.perf_counter() - meter.since, 1e-9)
         self.guard.check()  # before the gauges, which a NaN can make fail
-        self._check_finite(means)
+        check_finite(plan.name, self.step, means)
         if plan.skip_up_to:
             means["skipped"] = float(self.guard.skipped)
         gauges = getattr(self.model, "gauges", None)
@@ -257,15 +261,6 @@ class _Run:
     def _save_due(self) -> bool:
         return time.monotonic() - self.saved > 60 * self.plan.save_minutes
 
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        if all(map(math.isfinite, values.values())):
-            return
-        bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
-        raise NonFiniteLoss(
-            f"{self.plan.name}: {bad} became NaN or infinite before step {self.step + 1}; lower "
-            "the learning rate, set clip_grad, or use launch.precision=fp32"
-        )
-
     def _keep(self, keeper: Keeper, last: bool) -> None:
         """Write what is due after a step; after the last one, too: results are not saved yet."""
         epoch, rest = divmod(self.step, self.source.steps_per_epoch)
@@ -279,8 +274,8 @@ class _Run:
         # Nothing non-finite is ever kept; a finite loss can have had an infinite gradient.
         self.guard.check()
         model = whole(self.model.state_dict())
-        names = [name for name, _ in self.model.named_parameters()]
-        self._check_finite({name: float(model[name].sum()) for name in names})
+        sums = {name: float(v.sum()) for name, v in model.items() if v.is_floating_point()}
+        check_finite(self.plan.name, self.step, sums)
         optimizer = whole(self.plan.optimizer.state_dict())
         epoch, batch = divmod(self.step, self.source.steps_per_epoch)
         if self.world.is_main:
@@ -292,6 +287,7 @@ class _Run:
                     "meter": self.meter.state(),
                     "skipped": self.guard.skipped,
                     "compiled": bool(self.compiled),
+                    "precision": self.plan.machine.precision,
                     "model": model,
                     "optimizer": optimizer,
                 }

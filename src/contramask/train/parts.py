@@ -14,17 +14,16 @@ from contramask.train.device import Machine
 from contramask.train.loop import BatchSource
 
 
-def check_parts(method: Method, loader: ImageLoader, accumulate: int) -> None:
+def check_parts(method: Method, batch_size: int, processes: int, accumulate: int) -> None:
     """Raise `ValueError` if a batch cannot be cut into the parts that were asked for."""
-    processes = loader.share[1]
     parts = accumulate * processes
-    if loader.batch_size % parts:
+    if batch_size % parts:
         raise ValueError(
-            f"pretrain.batch_size {loader.batch_size} cannot be cut into {parts} equal parts "
+            f"pretrain.batch_size {batch_size} cannot be cut into {parts} equal parts "
             f"({processes} processes x pretrain.accumulate {accumulate}); set it to a multiple "
             f"of {parts}"
         )
-    reason = method.why_not_cut(loader.batch_size // processes, accumulate)
+    reason = method.why_not_cut(batch_size // processes, accumulate)
     if accumulate > 1 and reason:
         raise ValueError(
             f"pretrain.accumulate {accumulate} would train something else with {method.label}: "

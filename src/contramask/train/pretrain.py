@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from contramask.boxes.box_set import BoxSet
-from contramask.data.loader import ImageLoader
+from contramask.data.loader import ImageLoader, check_filled, check_share
 from contramask.data.store import Store
 from contramask.failures import explained
 from contramask.methods import build_method, encoder_for
@@ -22,7 +22,7 @@ from contramask.models.bundle import EncoderBundle, make_bundle
 from contramask.models.tokenizer_bundle import TRAIN_TFLOP, TokenizerBundle
 from contramask.results import RunInfo, StageOutput, made_with, result_row
 from contramask.tracker import Tracker
-from contramask.train.batches import make_loader, view_size, with_refresh
+from contramask.train.batches import box_array, make_loader, view_size, with_refresh
 from contramask.train.box_refresh import RefreshedBoxes
 from contramask.train.checkpoint import Keeper
 from contramask.train.device import LaunchConfig, Machine, machine_name, pick_machine, prepare
@@ -66,7 +66,8 @@ def pretrain(
 ) -> PretrainResult:
     """Train one encoder with one method; in every process of a `world.joined`, if there is one.
 
-    `work` holds the running checkpoint, from which an interrupted call continues. Raises
+    `work` holds the running checkpoint, from which an interrupted call continues, and still after
+    the last step: call `leftovers.forget(work)` once the result is saved. Raises
     `ValueError` if configuration, tokenizer and data do not fit together, `ResumeRefused` if
     `work` holds another run's checkpoint, `NonFiniteLoss` if training blows up, and other
     `StageFailure` if disk or memory do not suffice.
@@ -77,7 +78,7 @@ def pretrain(
     connect(method, world)
     loader, views = make_loader(store, boxes, config, run.seed, machine, launch.worker_count)
     source = with_refresh(loader, store, boxes, config, run, method, work)
-    check_parts(method, loader, config.accumulate)
+    check_parts(method, loader.batch_size, world.size, config.accumulate)
     shards = launch.sharding == "fsdp2" and world.size > 1
     if shards:
         check_sharding(method, config.accumulate, config.box_refresh is not None)
@@ -112,9 +113,30 @@ def pretrain(
     facts["machine"] = machine_name(machine.device, world.size)
     facts["box_refreshes"] = source.history() if isinstance(source, RefreshedBoxes) else []
     output = StageOutput(_rows(bundle, curve, facts), {"curve": curve}, arrays, facts)
-    keeper.done()
     (work / VIEWS).unlink(missing_ok=True)  # they stay in the output
     return PretrainResult(bundle, output)
+
+
+def check(
+    store: Store,
+    boxes: BoxSet | None,
+    config: PretrainConfig,
+    tokenizer: TokenizerBundle | None,
+    launch: LaunchConfig,
+    processes: int,
+) -> None:
+    """Raise the `ValueError` that `pretrain` would in so many processes, before they are started.
+
+    Reads no image; the network is built once and thrown away.
+    """
+    check_filled(config.batch_size, len(store["train"]))
+    check_share(config.batch_size, processes)
+    if config.views.needs_boxes:
+        box_array(boxes, store)
+    method = _build(store, config, tokenizer, seed=0)
+    check_parts(method, config.batch_size, processes, config.accumulate)
+    if launch.sharding == "fsdp2":
+        check_sharding(method, config.accumulate, config.box_refresh is not None)
 
 
 def _spent(

@@ -105,7 +105,8 @@ def train_tokenizer(
     """Train one tokenizer for a pre-training whose method asks for tokens, and judge it.
 
     A tokenizer that fails its gates is returned with `accepted` False and logged as a warning.
-    Other methods get a skipped result. `work` holds the running checkpoint. Raises `ValueError` if
+    Other methods get a skipped result. `work` holds the running checkpoint, to be
+    forgotten (`leftovers.forget`) once the result is saved. Raises `ValueError` if
     configuration and data do not fit together, `ResumeRefused`, and `StageFailure` if the training
     blows up or disk or memory do not suffice.
     """
@@ -145,7 +146,6 @@ def train_tokenizer(
     }
     rows = health_rows(found, _user(store, pretrain, run))
     tables = {"curve": curve, "codes": code_table(found.health)}
-    keeper.done()
     return TokenizerResult(bundle, StageOutput(rows, tables, found.arrays, facts))
 
 

@@ -22,7 +22,6 @@ from contramask.data.prefetch import sent, staged
 from contramask.failures import within_memory
 from contramask.methods.base import StepOutput
 from contramask.models.family import Encoder
-from contramask.tracker import Tracker
 from contramask.train.device import Machine
 from contramask.train.loop import TrainPlan, fit
 from contramask.train.optim import adamw
@@ -32,6 +31,7 @@ from contramask.transfer.classifiers import top1
 from contramask.transfer.dense import spread
 from contramask.transfer.feature_cache import Features
 from contramask.transfer.pictured import one_of_each
+from contramask.transfer.running import Named
 from contramask.typed import STRICT
 
 Pooling = Literal["ep", "cross"]
@@ -210,13 +210,10 @@ def attentive_probe(
     pooling: Pooling,
     config: AttentiveConfig,
     machine: Machine,
-    *,
-    name: str,
-    seed: int,
-    tracker: Tracker,
+    named: Named,
 ) -> AttentiveResult:
     """Train probes on the stored tokens and measure the one that a tenth of `train` prefers."""
-    width, num_classes = train.tokens.shape[2], int(train.labels.max()) + 1
+    width, num_classes, seed = train.tokens.shape[2], int(train.labels.max()) + 1, named.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pools = [_pool(pooling, width, config) for _ in config.learning_rates]
@@ -225,7 +222,7 @@ def attentive_probe(
     held, rest = np.split(order, [max(len(order) // 10, 1)])
     model = _Training(heads).to(machine.device)
     loader = TokenLoader(train, rest, config.batch_size, seed, machine)
-    _fit(model, loader, config, machine, name, seed, tracker)
+    _fit(model, loader, config, machine, named)
     chosen = 0
     if len(heads) > 1:
         found = [_measure(head, train, held, machine) for head in heads]
@@ -246,9 +243,7 @@ def _fit(
     loader: TokenLoader,
     config: AttentiveConfig,
     machine: Machine,
-    name: str,
-    seed: int,
-    tracker: Tracker,
+    named: Named,
 ) -> None:
     total = config.epochs * loader.steps_per_epoch
     warmup = max(total // 10, 1)
@@ -257,16 +252,16 @@ def _fit(
         for head, rate in zip(model.heads, config.learning_rates, strict=True)
     ]
     plan = TrainPlan(
-        name=name,
+        name=named.name,
         epochs=config.epochs,
         optimizer=adamw(groups, 1.0, betas=(0.9, 0.999)),
         factor_at=lambda step: warmup_cosine(step + 1, total, warmup),
         machine=machine,
-        seed=seed,
+        seed=named.seed,
         log_every=max(loader.steps_per_epoch, 1),
     )
     advice = partial(largest_step, model, loader, machine, "probe.attentive.batch_size")
-    within_memory(lambda: fit(model, loader, plan, tracker), advice)
+    within_memory(lambda: fit(model, loader, plan, named.tracker, named.keeper), advice)
 
 
 @torch.no_grad()

@@ -17,12 +17,12 @@ from contramask.data.views import whole_images
 from contramask.models.bundle import EncoderBundle
 from contramask.models.family import Encoder, describe, for_tuning, set_drop_path
 from contramask.results import COLUMNS, StageOutput
-from contramask.tracker import Tracker
 from contramask.train.device import Machine
 from contramask.train.loop import BatchSource, TrainPlan, fit
 from contramask.train.optim import adamw
 from contramask.train.schedule import warmup_cosine, warmup_poly, warmup_steps
 from contramask.transfer.features import Normalised
+from contramask.transfer.running import Named
 from contramask.typed import STRICT
 
 Size = tuple[int, int]
@@ -141,24 +141,21 @@ def tune(
     groups: list[dict[str, Any]],
     config: TuneConfig,
     machine: Machine,
-    *,
-    name: str,
-    seed: int,
-    tracker: Tracker,
+    named: Named,
 ) -> pd.DataFrame:
     """Train `model` on `source` as `config` says, through the one loop; returns its curve."""
     total = config.epochs * source.steps_per_epoch
     plan = TrainPlan(
-        name=name,
+        name=named.name,
         epochs=config.epochs,
         optimizer=adamw(groups, config.lr, betas=(0.9, 0.999)),
         factor_at=partial(_factor, config.schedule, total, ceil(config.warmup * total)),
         machine=machine,
-        seed=seed,
+        seed=named.seed,
         clip_grad=config.clip_grad,
         log_every=max(min(20, total // 10), 1),
     )
-    return fit(model, source, plan, tracker)
+    return fit(model, source, plan, named.tracker, named.keeper)
 
 
 _SCHEDULES = {"cosine": warmup_cosine, "poly": warmup_poly, "steps": warmup_steps}

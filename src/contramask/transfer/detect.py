@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,15 @@ from contramask.transfer.jitter import (
 )
 from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.mistakes import crops, detection_mistakes
+from contramask.transfer.running import Named, Work, work_of
 from contramask.typed import STRICT, to_plain
 
 log = logging.getLogger(__name__)
 
 #: Most images an evaluation step, and most pixels of them that the encoder reads at once.
 EVAL_BATCH, EVAL_PIXELS = 64, 2**22
+#: Keys that change what is measured or shown, and no training.
+_FREE = ("anchor", "enabled", "pictures", "val_limit")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -98,6 +102,7 @@ class _Task:
     tracker: Tracker
     train: Subset
     val: Subset
+    work: Work
 
     @property
     def classes(self) -> list[str]:
@@ -125,6 +130,7 @@ def run_detection(
     config: DetectionConfig,
     launch: LaunchConfig,
     tracker: Tracker,
+    work: Path | None = None,
 ) -> StageOutput:
     """Detect with one encoder (and its random-init anchor), trained on the same batches.
 
@@ -133,7 +139,8 @@ def run_detection(
     tell; protocol `mask_rcnn`, or `faster_rcnn` for boxes only, with `cascade_` before it where
     three box heads follow each other. Files: `<method>-results` and `ground_truth`, as COCO
     writes them, for `contramask evaluate detection`. Skipped when the store has no objects
-    or no val images.
+    or no val images. Running checkpoints lie in `work` until they are forgotten
+    (`train.leftovers`).
     """
     reason = _unsuited(store) if config.enabled else "detection.enabled is false"
     if reason:
@@ -141,14 +148,15 @@ def run_detection(
         return StageOutput.skipped("detection", reason)
     started = time.perf_counter()
     train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
-    task = _Task(store, config, pick_machine(launch), tracker, train, val)
+    kept = work_of(work, "detection", config, _FREE, store, launch)
+    task = _Task(store, config, pick_machine(launch), tracker, train, val, kept)
     bundles = [bundle, random_init_bundle(bundle)] if config.anchor else [bundle]
     stored = (store["val"].height, store["val"].width)
 
     def measured() -> list[StageOutput]:
         return [_measure(task, enlarged(one, stored, config.upscale)) for one in bundles]
 
-    parts = explained(measured, store.folder, lambda: SMALLER, ANEW)
+    parts = explained(measured, work or store.folder, lambda: SMALLER, ANEW)
     seconds = round(time.perf_counter() - started, 1)
     return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 
@@ -222,9 +230,9 @@ def _train(task: _Task, bundle: EncoderBundle) -> tuple[FasterRCNN, pd.DataFrame
     heads: list[torch.nn.Module] = [net.pyramid, net.rpn, net.roi_heads]
     groups = layer_decay_groups(encoder, heads, config.weight_decay, config.layer_decay)
     name = metric_prefix(bundle.manifest, "detection")
-    names = {"name": name, "seed": seed, "tracker": task.tracker}
+    named = Named(name, seed, task.tracker, task.work.keeper("detector", bundle))
     curve = within_memory(
-        partial(tune, model, source, groups, config, machine, **names),
+        partial(tune, model, source, groups, config, machine, named),
         partial(largest_step, model, source, machine, "detection.tune.batch_size"),
     )
     return net.eval(), curve

@@ -5,16 +5,15 @@ cutmix with label smoothing, random resized crops and random erasing.
 """
 
 import logging
-import random
 import time
 from dataclasses import dataclass as plain_dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from contramask.data.loader import ImageLoader, Subset
@@ -38,14 +37,19 @@ from contramask.train.schedule import scaled_lr, warmup_cosine
 from contramask.transfer.classifier_training import Classifier, MixedTraining
 from contramask.transfer.classifiers import top, top1
 from contramask.transfer.dense import joined
+from contramask.transfer.erasing import RandomErasing
 from contramask.transfer.features import Normalised, centre, labelled, unlabelled
 from contramask.transfer.finetune_config import FinetuneConfig
 from contramask.transfer.judgement import Judgement
 from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.rand_augment import RandAugment
+from contramask.transfer.running import Work, work_of
 from contramask.typed import to_plain
 
 log = logging.getLogger(__name__)
+
+#: Keys that change what is measured or shown, and no training.
+_FREE = ("anchor", "compute_matched", "eval_crop", "fractions", "log_every", "worst")
 
 
 @plain_dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Task:
     machine: Machine
     val: Subset
     truth: Tensor
+    work: Work
 
     @property
     def parts(self) -> list[_Part]:
@@ -86,6 +91,7 @@ def run_finetune(
     config: FinetuneConfig,
     launch: LaunchConfig,
     tracker: Tracker,
+    work: Path | None = None,
 ) -> StageOutput:
     """Fine-tune one encoder (and its random-init anchor) and measure it on the val split.
 
@@ -94,7 +100,8 @@ def run_finetune(
     share of the labels was used, and `finetune compute-matched` of a random network that was
     trained for as many FLOPs as pre-training, its tokenizer and fine-tuning together; readout
     `mean, EMA` for averaged weights. Tables: curve, per_class and calibration; worst names the
-    pictures of `worst_images`. Skipped without labels or val images.
+    pictures of `worst_images`. Skipped without labels or val images. Running checkpoints lie in
+    `work` until they are forgotten (`train.leftovers`).
     """
     reason = unlabelled(store)
     if reason:
@@ -102,9 +109,10 @@ def run_finetune(
         return StageOutput.skipped("finetune", reason)
     started = time.perf_counter()
     val = labelled(store["val"])
-    task = _Task(store, config, pick_machine(launch), val, torch.from_numpy(val.labels))
+    kept = work_of(work, "finetune", config, _FREE, store, launch)
+    task = _Task(store, config, pick_machine(launch), val, torch.from_numpy(val.labels), kept)
     measured = partial(_measure_all, task, bundle, tracker)
-    parts = explained(measured, store.folder, lambda: SMALLER, ANEW)
+    parts = explained(measured, work or store.folder, lambda: SMALLER, ANEW)
     facts = {
         "stage": "finetune",
         "config": to_plain(config),
@@ -197,7 +205,6 @@ def _prepared(
     config = task.config
     encoder = for_tuning(bundle.encoder)
     torch.manual_seed(bundle.manifest["seed"])
-    random.seed(bundle.manifest["seed"])  # timm's random erasing draws from Python's generator
     set_drop_path(encoder.blocks, config.drop_path)
     classes = task.store.num_classes
     classifier = Classifier(encoder, classes)
@@ -226,7 +233,9 @@ def _train(
         log_every=config.log_every,
     )
     advice = partial(largest_step, training, loader, task.machine, "finetune.batch_size")
-    return training, within_memory(lambda: fit(training, loader, plan, tracker), advice)
+    extent = {"epochs": part.epochs, "labels": part.limit}
+    keeper = task.work.keeper(f"all{part.suffix}", bundle, extent)
+    return training, within_memory(lambda: fit(training, loader, plan, tracker, keeper), advice)
 
 
 def _loader(
@@ -240,17 +249,16 @@ def _loader(
     rows, cols = manifest["arch"]["image_size"]
     crop = ViewConfig(crop_scale=config.crop_scale, flip=config.flip)
     views = ViewMaker(crop, "single", (rows, cols), manifest["mean"], manifest["std"])
-    erase = RandomErasing(  # type: ignore[no-untyped-call]
-        config.random_erasing, mode="pixel", device=machine.device.type
-    )
+    channels, device = len(manifest["mean"]), machine.device
+    erase = RandomErasing(config.random_erasing, channels, (rows, cols), device)
     grey = tuple(round(255 * value) for value in manifest["mean"])
     alter = RandAugment(config.rand_augment, grey, min(rows, cols)) if config.rand_augment else None
 
     def altered(images: Tensor, key: Tensor, boxes: Tensor | None) -> Batch:
         pixels = views.crop(images, key)
-        return {"view": erase(views.normalise(alter(pixels, key) if alter else pixels))}
+        return {"view": erase(views.normalise(alter(pixels, key) if alter else pixels), key)}
 
-    images = placed(_train_images(store["train"], limit), machine.device, machine.resident)
+    images = placed(_train_images(store["train"], limit), device, machine.resident)
     size = config.batch_size
     if limit is not None and len(images) < size:  # few labels: as large a batch as they fill
         size = len(images) // 2 * 2

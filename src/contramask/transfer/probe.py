@@ -47,6 +47,7 @@ from contramask.transfer.pictured import (
 )
 from contramask.transfer.probe_config import ProbeConfig
 from contramask.transfer.readout import Labelled, Measured, measure_readout, measure_unlabelled
+from contramask.transfer.running import Named, Work
 from contramask.transfer.spectrum import alignment
 from contramask.transfer.strict_linear import strict_linear
 from contramask.typed import to_plain
@@ -67,6 +68,7 @@ class _Stage:
     config: ProbeConfig
     machine: Machine
     cache: FeatureCache
+    work: Work
     unlabelled: str  # why nothing can be classified, empty when something can
 
     def images(self, split: str) -> Subset:
@@ -103,13 +105,15 @@ def run_probe(
     launch: LaunchConfig,
     tracker: Tracker,
     work: Path | None = None,
+    running: Path | None = None,
 ) -> StageOutput:
     """Probe one encoder (and its random-init anchor) on the store's labels and masks.
 
     Rows: percentages for each readout and protocol; `spectrum` alone has units of its own, and
     alone remains, with the pictures, where no image has a label: the fact `without_labels` says
-    why. Features are kept in `work` for the next call, or thrown away without it. Skipped without
-    val images.
+    why. Features are kept in `work` for the next call, or thrown away without it; running
+    checkpoints of longer probes lie in `running` until they are forgotten (`train.leftovers`).
+    Skipped without val images.
     """
     reason = nothing_to_probe(store)
     if reason:
@@ -121,7 +125,8 @@ def run_probe(
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         cache = FeatureCache(work or Path(scratch), config.cache_megabytes)
-        stage = _Stage(store, config, pick_machine(launch), cache, unused)
+        kept = Work(running, "probe", {}, store.data_hash, launch.keep_last)
+        stage = _Stage(store, config, pick_machine(launch), cache, kept, unused)
         probed = partial(_probe_all, bundle, stage, tracker)
         found = explained(probed, cache.folder, lambda: SMALLER, ANEW)
     for one in found:
@@ -243,16 +248,10 @@ def _measure_attentive(
         return
     rows, cols = bundle.encoder.grid_size
     for pooling in dict.fromkeys(config.poolings):
-        result = attentive_probe(
-            train,
-            val,
-            pooling,
-            config,
-            stage.machine,
-            name=metric_prefix(manifest, "probe", "attentive", pooling),
-            seed=manifest["seed"],
-            tracker=tracker,
-        )
+        name, extent = metric_prefix(manifest, "probe", "attentive", pooling), to_plain(config)
+        keeper = stage.work.keeper(f"attentive-{pooling}", bundle, {"attentive": extent})
+        named = Named(name, manifest["seed"], tracker, keeper)
+        result = attentive_probe(train, val, pooling, config, stage.machine, named)
         found.add("val", f"attentive {pooling}", "patch", "attentive_top1", result.top1)
         found.chosen[f"attentive {pooling}"] = {
             "learning_rate": result.learning_rate,
@@ -271,10 +270,10 @@ def _measure_strict(
 ) -> None:
     if stage.config.strict_linear is None:
         return
-    images = labelled(stage.store["train"])
+    images, config = labelled(stage.store["train"]), stage.config.strict_linear
+    keeper = stage.work.keeper("linear-mae", bundle, {"strict_linear": to_plain(config)})
     trained = strict_linear(
-        *(bundle, images, stage.store.num_classes, stage.config.strict_linear),
-        *(stage.machine, tracker),
+        *(bundle, images, stage.store.num_classes, config, stage.machine, tracker, keeper)
     )
     for name in READOUTS:
         value = top1(trained.scores(name, val.readout(name)), val.labels)

@@ -3,6 +3,7 @@
 import logging
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from contramask.transfer.dense import (
 )
 from contramask.transfer.metric_names import metric_prefix
 from contramask.transfer.metrics import confusion_matrix, per_class_table, segmentation_scores
+from contramask.transfer.running import work_of
 from contramask.transfer.segment_config import Head, SegmentationConfig
 from contramask.transfer.segment_training import (
     Predict,
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 
 #: Most images an evaluation step, and most scores it holds at once.
 EVAL_BATCH, EVAL_SCORES = 128, 2**28
+#: Keys that change what is measured or shown, and no training.
+_FREE = ("anchor", "cache_megabytes", "heads", "pictures", "stride", "val_limit")
 
 
 def run_segmentation(
@@ -50,12 +54,14 @@ def run_segmentation(
     config: SegmentationConfig,
     launch: LaunchConfig,
     tracker: Tracker,
+    work: Path | None = None,
 ) -> StageOutput:
     """Segment with one encoder (and its random-init anchor), each head on the same batches.
 
     Rows: miou, macc, aacc, fwiou in percent for each head, whose name is the protocol, at the
     store's resolution, whole images. Skipped when the store has no pixel classes or no val images.
-    Raises `ValueError` at once for heads that this machine or this encoder cannot have.
+    Running checkpoints lie in `work` until they are forgotten (`train.leftovers`). Raises
+    `ValueError` at once for heads that this machine or this encoder cannot have.
     """
     reason = _unsuited(store)
     if reason:
@@ -63,11 +69,12 @@ def run_segmentation(
         return StageOutput.skipped("segmentation", reason)
     started = time.perf_counter()
     train, val = some(store["train"], config.train_limit), some(store["val"], config.val_limit)
-    task = SegmentationTask(store, config, pick_machine(launch), tracker, train, val)
+    kept = work_of(work, "segmentation", config, _FREE, store, launch)
+    task = SegmentationTask(store, config, pick_machine(launch), tracker, train, val, kept)
     if "dpt" in config.heads:
         check_installed(config.heads)
         _check_dpt(task, bundle)
-    parts = explained(partial(_parts, task, bundle), store.folder, lambda: SMALLER, ANEW)
+    parts = explained(partial(_parts, task, bundle), work or store.folder, lambda: SMALLER, ANEW)
     seconds = round(time.perf_counter() - started, 1)
     return joined(parts, {**_facts(task), "seconds": seconds}).measured_on(store.manifest["name"])
 

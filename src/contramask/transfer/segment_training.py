@@ -39,6 +39,7 @@ from contramask.transfer.jitter import (
     recolour,
 )
 from contramask.transfer.metric_names import metric_prefix
+from contramask.transfer.running import Named, Work
 from contramask.transfer.segment_config import Head, SegmentationConfig, TunedHead
 from contramask.transfer.segmenters import (
     CachedFeatures,
@@ -54,6 +55,12 @@ from contramask.transfer.windows import slide
 Predict = Callable[[Tensor], Tensor]
 #: Images a step when frozen features are computed.
 FEATURE_BATCH = 128
+#: Keys of the configuration that say nothing about the training of a head.
+_OTHERS: dict[Head, tuple[str, ...]] = {
+    "linear": ("upernet", "net", "dpt", "dpt_net", "jitter", "crop", "max_class_share"),
+    "upernet": ("linear", "dpt", "dpt_net"),
+    "dpt": ("linear", "upernet", "net"),
+}
 
 
 @plain_dataclass(frozen=True)
@@ -66,6 +73,7 @@ class SegmentationTask:
     tracker: Tracker
     train: Subset
     val: Subset
+    work: Work
 
     @property
     def num_classes(self) -> int:
@@ -154,9 +162,10 @@ def _tuned(
     """The curve of a head's training."""
     config, machine = getattr(task.config, head), task.machine
     name = metric_prefix(bundle.manifest, "segmentation", head)
-    names = {"name": name, "seed": bundle.manifest["seed"], "tracker": task.tracker}
+    keeper = task.work.keeper(head, bundle, without=_OTHERS[head])
+    named = Named(name, bundle.manifest["seed"], task.tracker, keeper)
     return within_memory(
-        partial(tune, model, source, model.groups(config), config, machine, **names),
+        partial(tune, model, source, model.groups(config), config, machine, named),
         partial(largest_step, model, source, machine, f"segmentation.{head}.batch_size"),
     )
 

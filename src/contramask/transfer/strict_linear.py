@@ -24,6 +24,7 @@ from contramask.methods.base import StepOutput
 from contramask.models.bundle import EncoderBundle
 from contramask.models.family import Encoder
 from contramask.tracker import Tracker
+from contramask.train.checkpoint import Keeper
 from contramask.train.device import Machine, prepare
 from contramask.train.loop import BatchSource, TrainPlan, fit
 from contramask.train.parts import largest_step
@@ -132,6 +133,7 @@ def strict_linear(
     config: StrictLinearConfig,
     machine: Machine,
     tracker: Tracker,
+    keeper: Keeper | None = None,
 ) -> StrictLinear:
     """Train both heads on views of labelled images; the encoder learns nothing."""
     manifest = bundle.manifest
@@ -154,7 +156,7 @@ def strict_linear(
         log_every=max(loader.steps_per_epoch, 1),
     )
     advice = partial(largest_step, model, loader, machine, "probe.strict_linear.batch_size")
-    within_memory(lambda: fit(model, loader, plan, tracker), advice)
+    within_memory(lambda: fit(model, loader, plan, tracker, keeper), advice)
     return StrictLinear(heads.cpu())
 
 
