@@ -159,7 +159,8 @@ def gratings(count: int) -> tuple[Tensor, Tensor]:
 def test_masked_image_modelling_without_labels_beats_its_random_start() -> None:
     """MAE must find the direction of waves to paint hidden patches; nobody tells it the labels.
 
-    5-shot, R@1 and mAP@R of a trial with seed 1: 25, 32 and 4 before; 81, 94 and 48 after.
+    5-shot, R@1 and mAP@R before and after in trials: 25, 32, 4 and 81, 94, 48 with seed 1;
+    24, 35, 4 and 78, 91, 46 with seed 2. With seed 0: 30, 38, 5 and, 100 steps earlier, 66, 84, 28.
     """
     images, labels = gratings(1000)
     torch.manual_seed(0)
