@@ -85,7 +85,7 @@ def result_row(
     return {
         "experiment": manifest["experiment"],
         "method": manifest["method"],
-        "encoder": encoder_label(manifest["arch"]),
+        "encoder": encoder_label(manifest.get("made_from", manifest["arch"])),
         "data": manifest["data"],
         "split": split,
         "protocol": protocol,

@@ -82,7 +82,7 @@ def test_the_manifest_says_what_the_weights_are() -> None:
     assert json.loads(json.dumps(manifest)) == manifest
     row = result_row(manifest, "val", "knn", "cls", "knn_top1", 1.0)
     assert list(row) == COLUMNS
-    assert row["encoder"] == "16x2/4"
+    assert row["encoder"] == "16x2/4, 2 heads, MLP 4, 16x24 px"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "encoder.safetensors"])

@@ -165,7 +165,7 @@ def test_the_rate_follows_the_chosen_schedule(
     config = parse(TuneConfig, {"epochs": 4, "warmup": 0.25, "schedule": schedule}, "tune")
     groups = layer_decay_groups(model.encoder, [model.head], 0.05, 1.0)
     tracker = NullTracker()
-    curve = tune(model, Constant(), groups, config, MACHINE, name="try", seed=0, tracker=tracker)
+    curve = tune(model, Constant(), groups, config, MACHINE, Named("try", 0, tracker))
     # The first step is not at rate 0, the last one is at the end of the schedule.
     assert curve["lr"].iloc[-1] == pytest.approx(1e-3 * expected(40), abs=1e-9)
     assert len(curve) > 5

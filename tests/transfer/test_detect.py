@@ -168,7 +168,7 @@ def test_objects_are_found_with_conmims_beit(
     rows = output.rows
     count = len(METRICS)
     assert rows["method"].tolist() == ["conmim"] * count + ["random_init"] * count
-    assert set(rows["encoder"]) == {"BEiT 32x2/8"}
+    assert set(rows["encoder"]) == {"BEiT 32x2/8, 2 heads, MLP 4, 32x32 px"}
     assert rows["value"].between(0, 100).all()
     assert output.facts["encoder_input"] == [48, 48]  # its bias tables are resampled
     losses = output.tables["conmim-curve"]["loss"]

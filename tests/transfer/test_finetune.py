@@ -345,7 +345,7 @@ def test_conmims_beit_is_fine_tuned_and_left_as_it_was(
     before = {name: value.clone() for name, value in conmim_bundle.encoder.state_dict().items()}
     output = run_finetune(conmim_bundle, tiny_store, SHORT, FP32, NullTracker())
     assert output.rows["method"].unique().tolist() == ["conmim", "random_init"]
-    assert set(output.rows["encoder"]) == {"BEiT 32x2/8"}
+    assert set(output.rows["encoder"]) == {"BEiT 32x2/8, 2 heads, MLP 4, 32x32 px"}
     assert output.rows["value"].between(0, 100).all()
     assert output.arrays["conmim/confusion"].sum() == 48
     assert output.tables["conmim-curve"]["loss"].notna().all()

@@ -309,7 +309,7 @@ def test_conmims_beit_is_segmented_with_both_heads(
     rows = output.rows
     assert len(rows) == 2 * 2 * 4  # encoders, heads, metrics
     assert set(rows["method"]) == {"conmim", "random_init"}
-    assert set(rows["encoder"]) == {"BEiT 32x2/8"}
+    assert set(rows["encoder"]) == {"BEiT 32x2/8, 2 heads, MLP 4, 32x32 px"}
     assert rows["value"].between(0, 100).all()
     assert output.facts["encoder_input"] == [64, 64]  # its bias tables are resampled
     for head in config.heads:

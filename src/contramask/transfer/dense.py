@@ -115,7 +115,7 @@ def enlarged(bundle: EncoderBundle, stored: Size, upscale: float) -> EncoderBund
 def made_for(bundle: EncoderBundle, size: Size, key: str) -> EncoderBundle:
     """The encoder for images of `size` px (rows, columns), positions resampled.
 
-    key: the setting the size came from, for the error. Raises `ValueError` when patches do not
+    Results still call it by the sizes it was trained with (`made_from`). key: the setting the size came from, for the error. Raises `ValueError` when patches do not
     fill such images.
     """
     patch = bundle.encoder.patch_size
@@ -125,7 +125,9 @@ def made_for(bundle: EncoderBundle, size: Size, key: str) -> EncoderBundle:
             f"give multiples of {patch}"
         )
     encoder = bundle.encoder.resized(size)
-    return EncoderBundle(encoder, {**bundle.manifest, "arch": describe(encoder)})
+    made_from = bundle.manifest.get("made_from", bundle.manifest["arch"])
+    manifest = {**bundle.manifest, "arch": describe(encoder), "made_from": made_from}
+    return EncoderBundle(encoder, manifest)
 
 
 def tunable(encoder: Encoder, drop_path: float) -> Encoder:
