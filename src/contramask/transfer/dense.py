@@ -115,8 +115,8 @@ def enlarged(bundle: EncoderBundle, stored: Size, upscale: float) -> EncoderBund
 def made_for(bundle: EncoderBundle, size: Size, key: str) -> EncoderBundle:
     """The encoder for images of `size` px (rows, columns), positions resampled.
 
-    Results still call it by the sizes it was trained with (`made_from`). key: the setting the size came from, for the error. Raises `ValueError` when patches do not
-    fill such images.
+    Results still call it by the sizes it was trained with (`made_from`). key: the setting the size
+    came from, for the error. Raises `ValueError` when patches do not fill such images.
     """
     patch = bundle.encoder.patch_size
     if size[0] % patch or size[1] % patch:
