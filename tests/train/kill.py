@@ -69,6 +69,8 @@ def started(job: PretrainJob) -> int:
     code = 1
     try:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        # What a shell starts in the background ignores Ctrl-C from birth.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run_job(job)
         code = 0
     finally:
