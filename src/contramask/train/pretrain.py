@@ -78,20 +78,17 @@ def pretrain(
     connect(method, world)
     loader, views = make_loader(store, boxes, config, run.seed, machine, launch.worker_count)
     source = with_refresh(loader, store, boxes, config, run, method, work)
-    check_parts(method, loader.batch_size, world.size, config.accumulate)
-    shards = launch.sharding == "fsdp2" and world.size > 1
-    if shards:
-        check_sharding(method, config.accumulate, config.box_refresh is not None)
+    _check_method(method, config, launch, world.size)
+    shards = _in_shards(launch, world.size)
     fingerprint = _fingerprint(store, boxes, config, method, run)
     keeper = Keeper(work, fingerprint, launch.keep_last, launch.milestones)
 
     def training() -> tuple[dict[str, Any], dict[str, np.ndarray], pd.DataFrame]:
         prepare(method, machine)
         planned = _plan_facts(store, config, method, loader, machine)
-        if world.is_main:
-            print_plan(f"pre-training {run.experiment}", planned)
         preview = view_preview(loader, views)
         if world.is_main:
+            print_plan(f"pre-training {run.experiment}", planned)
             show_views(preview, work, tracker)
         trained = sharded(method, world, machine.device) if shards else method
         plan = _train_plan(config, trained, loader, machine, run.seed)
@@ -133,10 +130,19 @@ def check(
     check_share(config.batch_size, processes)
     if config.views.needs_boxes:
         box_array(boxes, store)
-    method = _build(store, config, tokenizer, seed=0)
+    _check_method(_build(store, config, tokenizer, seed=0), config, launch, processes)
+
+
+def _check_method(
+    method: Method, config: PretrainConfig, launch: LaunchConfig, processes: int
+) -> None:
     check_parts(method, config.batch_size, processes, config.accumulate)
-    if launch.sharding == "fsdp2":
+    if _in_shards(launch, processes):
         check_sharding(method, config.accumulate, config.box_refresh is not None)
+
+
+def _in_shards(launch: LaunchConfig, processes: int) -> bool:
+    return launch.sharding == "fsdp2" and processes > 1
 
 
 def _spent(
